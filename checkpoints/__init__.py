@@ -1,0 +1,1 @@
+"""Released weights: `<name>/weights.safetensors` and `<name>/card.json`."""

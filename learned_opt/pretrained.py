@@ -1,0 +1,204 @@
+"""Released weights: a folder with `weights.safetensors` and `card.json`.
+
+    weights.safetensors   theta, one tensor per leaf, named by its path ("layers/0/w"); no pickle anywhere
+    card.json             format, rule (name, settings), weights (sha256, count), recipe, data, seed, horizons, sizes,
+                          results, versions, licence
+
+Releases lie in `checkpoints/` beside this package; a finished meta-training run is such a folder too.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import importlib.metadata
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import safetensors
+import safetensors.numpy
+from jaxtyping import Array, Int
+
+from learned_opt import __version__, rules
+from learned_opt.errors import InputError, WeightsError
+from learned_opt.rules.base import Rule
+
+FORMAT = "learned_opt/1"
+WEIGHTS, CARD = "weights.safetensors", "card.json"
+CARD_FIELDS = ("recipe", "data", "seed", "horizons", "sizes", "results")
+"""What the maker of weights tells of them; the rest of a card is filled in by `save`."""
+LICENCE = "Apache-2.0"
+
+
+class Pretrained(NamedTuple):
+    """A rule with its weights."""
+
+    rule: Rule
+    """Architecture with its settings."""
+    theta: Any
+    """Weights, as `rule.init` makes them."""
+    card: dict[str, Any]
+    """Contents of `card.json`."""
+
+    def transform(self, num_steps: int | Int[Array, ""] = 10_000) -> optax.GradientTransformationExtraArgs:
+        """The optimizer for a training run of `num_steps` updates."""
+        return self.rule.transform(self.theta, num_steps=num_steps)
+
+
+def list_pretrained() -> list[str]:
+    """Names of the released weights."""
+    folder = released_folder()
+    return sorted(path.parent.name for path in folder.glob(f"*/{CARD}")) if folder.is_dir() else []
+
+
+def from_pretrained(
+    name_or_path: str | os.PathLike[str], num_steps: int | Int[Array, ""] = 10_000
+) -> optax.GradientTransformationExtraArgs:
+    """The optimizer of a release, or of a folder made by meta-training.
+
+    Args:
+      name_or_path: a name of `list_pretrained`, or a folder; a name wins over a folder that is called the same.
+      num_steps: updates that the training run will make, for rules that read it; may be a traced integer.
+
+    Raises:
+      WeightsError: no such release or folder, or one that is damaged.
+    """
+    return load_pretrained(name_or_path).transform(num_steps)
+
+
+def load_pretrained(name_or_path: str | os.PathLike[str]) -> Pretrained:
+    """Rule, weights and card of a release or a folder; errors as in `from_pretrained`."""
+    folder = _find(name_or_path)
+    card = _read_card(folder)
+    weights = _read_weights(folder, card)
+    try:
+        rule = rules.make_rule(card["rule"]["name"], card["rule"]["settings"])
+    except InputError as error:
+        raise WeightsError(f"{folder / CARD}: {error}") from error
+    return Pretrained(rule, _unflatten(rule, weights, folder), card)
+
+
+def save_pretrained(folder: Path, rule: Any, theta: Any, card: Mapping[str, Any]) -> dict[str, Any]:
+    """Write weights and card; returns the card as written.
+
+    Args:
+      folder: made if it is not there; files of an earlier save are replaced, each in one move.
+      rule: a rule of `learned_opt.rules`.
+      theta: its weights.
+      card: the fields of `CARD_FIELDS`, all of them, JSON values.
+
+    Raises:
+      InputError: a field of the card is missing or unknown.
+    """
+    if set(card) != set(CARD_FIELDS):
+        odd = sorted(set(card) ^ set(CARD_FIELDS))
+        raise InputError(f"card fields {', '.join(odd)} are missing or unknown: expected {', '.join(CARD_FIELDS)}")
+    tensors = {name: np.asarray(value) for name, value in _flatten(theta).items()}
+    data = safetensors.numpy.save(tensors, metadata={"format": FORMAT})
+    whole = {
+        "format": FORMAT,
+        "rule": {"name": rule.name, "settings": dataclasses.asdict(rule)},
+        "weights": {
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "count": sum(x.size for x in tensors.values()),
+        },
+        **{field: card[field] for field in CARD_FIELDS},
+        "versions": _versions(),
+        "licence": LICENCE,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / WEIGHTS, data)
+    _replace(folder / CARD, (json.dumps(whole, indent=2) + "\n").encode())
+    return whole
+
+
+def released_folder() -> Path:
+    """Where releases lie: `checkpoints/` beside this package, in a checkout and in an installation.
+
+    Found by location and not by import: a user's own package `checkpoints` must not get in the way.
+    """
+    return Path(__file__).resolve().parent.parent / "checkpoints"
+
+
+def _find(name_or_path: str | os.PathLike[str]) -> Path:
+    released = list_pretrained()
+    if str(name_or_path) in released:
+        return released_folder() / str(name_or_path)
+    path = Path(name_or_path)
+    if (path / CARD).is_file():
+        return path
+    if path.is_dir():
+        raise WeightsError(
+            f"{path} holds no {CARD}: expected a folder with {WEIGHTS} and {CARD}; a run writes them when it ends, "
+            "continue it with the command that began it"
+        )
+    near = difflib.get_close_matches(str(name_or_path), released, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"released: {', '.join(released) or 'none'}"
+    raise WeightsError(f"no released optimizer and no folder {str(name_or_path)!r}: {hint}")
+
+
+def _read_card(folder: Path) -> dict[str, Any]:
+    try:
+        card = json.loads((folder / CARD).read_text())
+        if card["format"] != FORMAT:
+            raise WeightsError(f"{folder / CARD}: format {card['format']!r}, expected {FORMAT!r}; update learned-opt")
+        _ = card["rule"]["name"], card["rule"]["settings"], card["weights"]["sha256"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise WeightsError(
+            f"{folder / CARD} is not a card of format {FORMAT} ({type(error).__name__}: {error}); export the run again"
+        ) from error
+    return card
+
+
+def _read_weights(folder: Path, card: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    path = folder / WEIGHTS
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read ({error.strerror}); export the run again") from error
+    found, expected = hashlib.sha256(data).hexdigest(), card["weights"]["sha256"]
+    if found != expected:
+        raise WeightsError(
+            f"{path} has sha256 {found[:12]}…, its card says {expected[:12]}…: "
+            "the file is truncated or belongs to other weights; export the run again"
+        )
+    try:
+        return safetensors.numpy.load(data)
+    except safetensors.SafetensorError as error:
+        raise WeightsError(f"{path} is not a safetensors file ({error}); export the run again") from error
+
+
+def _unflatten(rule: Rule, weights: Mapping[str, np.ndarray], folder: Path) -> Any:
+    template = jax.eval_shape(rule.init, jax.random.key(0))
+    expected = {name: tuple(leaf.shape) for name, leaf in _flatten(template).items()}
+    found = {name: tuple(leaf.shape) for name, leaf in weights.items()}
+    if found != expected:
+        odd = sorted({name for name, _ in found.items() ^ expected.items()})[0]
+        raise WeightsError(
+            f"{folder / WEIGHTS}: tensor {odd!r} has shape {found.get(odd, 'none')}, rule {rule.name!r} expects "
+            f"{expected.get(odd, 'none')}; the weights belong to another rule or other settings"
+        )
+    leaves = [jnp.asarray(weights[name]) for name in expected]
+    return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+
+def _flatten(theta: Any) -> dict[str, Any]:
+    path_name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(theta)[0]}
+
+
+def _versions() -> dict[str, str]:
+    libraries = ("jax", "optax", "dm-haiku", "numpy")
+    return {"learned-opt": __version__} | {name: importlib.metadata.version(name) for name in libraries}
+
+
+def _replace(path: Path, data: bytes) -> None:
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_bytes(data)
+    temporary.replace(path)

@@ -1,0 +1,38 @@
+"""Architectures of learned optimizers, one file each, and the registry of their names. Importing it loads no JAX."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from learned_opt.errors import InputError
+
+if TYPE_CHECKING:
+    from learned_opt.rules.base import Rule
+
+RULES = {"small_fc": ("learned_opt.rules.small_fc", "SmallFC")}
+"""Name of a rule -> module and class."""
+
+
+def rule_names() -> list[str]:
+    """Names of all rules."""
+    return sorted(RULES)
+
+
+def make_rule(name: str, settings: Mapping[str, Any] | None = None) -> Rule:
+    """The rule of that name with the given settings, defaults for the others.
+
+    Raises:
+      InputError: unknown name, or a setting that the rule does not have.
+    """
+    if name not in RULES:
+        near = difflib.get_close_matches(name, RULES, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(rule_names())}"
+        raise InputError(f"unknown rule {name!r}: {hint}")
+    module, cls = RULES[name]
+    try:
+        return getattr(importlib.import_module(module), cls)(**(settings or {}))
+    except TypeError as error:
+        raise InputError(f"settings {dict(settings or {})} do not fit rule {name!r}: {error}") from error

@@ -1,0 +1,132 @@
+"""An unrolled computation with weights theta: all that a meta-gradient estimator knows.
+
+A problem is a pytree (its data are leaves, so they reach a compiled program as arguments). One *episode* belongs to
+one key: `horizon(key)` steps, begun by `reset(theta, key)`. Learned optimizers are one instance (`TaskProblem`);
+hyper-parameters, recurrent networks and dynamical systems are others.
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, Key
+
+from learned_opt.rules.base import Rule
+from meta_train.horizon import LogUniform
+from tasks.task import Task
+
+PyTree = Any
+
+
+class Problem(Protocol):
+    """An unrolled computation with weights theta."""
+
+    @property
+    def loss_cap(self) -> float:
+        """Losses above this, and losses that are not finite, count as this."""
+        ...
+
+    @property
+    def min_horizon(self) -> int:
+        """No episode is shorter, in inner steps."""
+        ...
+
+    @property
+    def max_horizon(self) -> int:
+        """No episode is longer, in inner steps."""
+        ...
+
+    def horizon(self, key: Key[Array, ""]) -> Int[Array, ""]:
+        """Inner steps of the episode that belongs to `key`."""
+        ...
+
+    def reset(self, theta: PyTree, key: Key[Array, ""]) -> PyTree:
+        """State at the start of the episode that belongs to `key`."""
+        ...
+
+    def step(self, theta: PyTree, state: PyTree, key: Key[Array, ""]) -> tuple[PyTree, Float[Array, ""]]:
+        """One inner step: the next state and the loss of this step. `key` is new for every step."""
+        ...
+
+
+class InnerState(NamedTuple):
+    """State of one inner training run."""
+
+    params: PyTree
+    """Parameters of the trained model, D weights in all."""
+    model_state: PyTree
+    """Running statistics of the model, if it has any."""
+    opt_state: PyTree
+    """State of the learned optimizer."""
+    num_steps: Array
+    """Horizon T handed to the learned optimizer, int32."""
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["task"], meta_fields=["rule", "horizon_range"])
+@dataclass(frozen=True)
+class TaskProblem:
+    """Training on a task with a learned optimizer; the loss of a step is the training loss *before* its update."""
+
+    task: Task
+    rule: Rule = field(metadata={"static": True})
+    horizon_range: LogUniform = field(metadata={"static": True})
+
+    @property
+    def loss_cap(self) -> float:
+        """See `Problem`."""
+        return self.task.loss_cap
+
+    @property
+    def min_horizon(self) -> int:
+        """See `Problem`."""
+        return self.horizon_range.low
+
+    @property
+    def max_horizon(self) -> int:
+        """See `Problem`."""
+        return self.horizon_range.high
+
+    def horizon(self, key: Key[Array, ""]) -> Int[Array, ""]:
+        """See `Problem`."""
+        return self.horizon_range(jax.random.fold_in(key, 0))
+
+    def reset(self, theta: PyTree, key: Key[Array, ""]) -> InnerState:
+        """A fresh model and a fresh optimizer."""
+        params, model_state = self.task.init(jax.random.fold_in(key, 1))
+        num_steps = self.horizon(key)
+        opt = self.rule.transform(theta, num_steps=num_steps)
+        return InnerState(params, model_state, opt.init(params), num_steps)
+
+    def step(self, theta: PyTree, state: InnerState, key: Key[Array, ""]) -> tuple[InnerState, Float[Array, ""]]:
+        """One minibatch, one update."""
+        params, model_state, opt_state, num_steps = state
+        batch = self.task.batch(jax.random.fold_in(key, 0))
+        loss_and_grad = jax.value_and_grad(self.task.loss, has_aux=True)
+        (loss, model_state), grads = loss_and_grad(params, model_state, batch, jax.random.fold_in(key, 1))
+        opt = self.rule.transform(theta, num_steps=num_steps)
+        updates, opt_state = opt.update(grads, opt_state, params, value=loss)
+        return InnerState(optax.apply_updates(params, updates), model_state, opt_state, num_steps), loss
+
+
+def bounded_loss(problem: Problem, loss: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """The loss as meta-training counts it: at most `loss_cap`, which also stands for a loss that is not finite."""
+    return jnp.where(jnp.isfinite(loss), jnp.minimum(loss, problem.loss_cap), problem.loss_cap)
+
+
+def mean_loss(problem: Problem, theta: PyTree, keys: Key[Array, " n"]) -> Float[Array, " n"]:
+    """Mean bounded loss per inner step of the whole episodes that belong to `keys`, at fixed theta."""
+
+    def episode(key: Key[Array, ""]) -> Float[Array, ""]:
+        horizon = problem.horizon(key)
+
+        def step(state: PyTree, t: Int[Array, ""]) -> tuple[PyTree, Float[Array, ""]]:
+            state, loss = problem.step(theta, state, jax.random.fold_in(key, t))
+            return state, jnp.where(t < horizon, bounded_loss(problem, loss), 0.0)
+
+        _, losses = jax.lax.scan(step, problem.reset(theta, key), jnp.arange(problem.max_horizon))
+        return jnp.sum(losses) / horizon
+
+    return jax.vmap(episode)(keys)

@@ -1,0 +1,105 @@
+"""Problems with known derivatives."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from meta_train.horizon import LogUniform
+
+
+class Toy:
+    """A problem from two functions; the horizon is constant unless a range is given."""
+
+    def __init__(self, reset: Any, step: Any, horizon: int | tuple[int, int], loss_cap: float = np.inf) -> None:
+        low, high = (horizon, horizon) if isinstance(horizon, int) else horizon
+        self._horizon = LogUniform(low, high)
+        self.reset, self.step, self.loss_cap = reset, step, loss_cap
+        self.min_horizon, self.max_horizon = low, high
+
+    def horizon(self, key: Any) -> Any:
+        return self._horizon(jax.random.fold_in(key, 0))
+
+
+def influence_balancing(horizon: int) -> Toy:
+    """s <- A s + theta v, loss (s[0] - 1)^2 / 2 after the step; linear dynamics, quadratic loss (Vicol et al. 2021)."""
+    n = 23
+    a = 0.5 * np.eye(n) + 0.5 * np.eye(n, k=1)
+    v = np.where(np.arange(n) < 10, 1.0, -1.0)
+
+    def step(theta: Any, s: Any, key: Any) -> Any:
+        s = jnp.asarray(a, s.dtype) @ s + theta * jnp.asarray(v, s.dtype)
+        return s, 0.5 * (s[0] - 1.0) ** 2
+
+    return Toy(lambda theta, key: jnp.ones((n,), theta.dtype), step, horizon)
+
+
+def learning_rate(horizon: int, h: float = 1.3, w0: float = 0.9) -> Toy:
+    """w <- (1 - theta h) w, loss h w^2 / 2 after the step."""
+
+    def step(theta: Any, w: Any, key: Any) -> Any:
+        w = (1.0 - theta * h) * w
+        return w, 0.5 * h * w**2
+
+    return Toy(lambda theta, key: jnp.asarray(w0, theta.dtype), step, horizon)
+
+
+def hashed(key: Any, dtype: Any) -> Any:
+    """A number in [0, 1) that belongs to the key: compiles far quicker than a normal draw."""
+    return jax.random.key_data(key)[0].astype(dtype) / 2.0**32
+
+
+@dataclass(frozen=True)
+class Waves:
+    """Noise with no structure that a test could rely on, without a random generator to compile."""
+
+    sigma: float
+    skip: int = 0
+
+    def draw(self, key: Any, pair: Any, block: Any, theta: Any) -> Any:
+        return self.sigma * jnp.sin(1.7 * (pair + self.skip) + 5.3 * block + 2.9 * jnp.arange(theta.size))
+
+    def perturb(self, theta: Any, draw: Any, sign: Any) -> Any:
+        return theta + sign * jnp.reshape(draw, theta.shape)
+
+    def combine(self, theta: Any, weights: Any, draws: Any) -> Any:
+        return jnp.reshape(jnp.tensordot(weights, draws, axes=weights.ndim), theta.shape)
+
+
+def noisy_chaos(horizon: int | tuple[int, int], loss_cap: float = np.inf) -> Toy:
+    """A non-linear random system of two weights whose start and forcing come from the keys."""
+
+    def reset(theta: Any, key: Any) -> Any:
+        return hashed(key, theta.dtype) * jnp.arange(1, 4)
+
+    def step(theta: Any, s: Any, key: Any) -> Any:
+        s = jnp.sin(2.0 * s + theta[0]) + theta[1] * jnp.roll(s, 1) + 0.1 * hashed(key, s.dtype)
+        return s, jnp.sum(s**2)
+
+    return Toy(reset, step, horizon, loss_cap)
+
+
+def unrolled_sum(problem: Toy, theta: Any, steps: int, key: Any) -> Any:
+    """Sum of the losses of one episode of `steps` steps, differentiable in theta."""
+    state, total = problem.reset(theta, key), 0.0
+    for t in range(steps):
+        state, loss = problem.step(theta, state, jax.random.fold_in(key, t))
+        total = total + loss
+    return total
+
+
+@partial(jax.jit, static_argnums=(0, 1, 4))
+def episode_sum(estimator: Any, problem: Toy, theta: Any, key: Any, windows: int) -> Any:
+    """Sum over windows of W times the estimate: the estimator's gradient of the summed loss, and the last state."""
+    state = estimator.init(problem, theta, key)
+
+    def one(state: Any, _: Any) -> Any:
+        gradient, state, metrics = estimator.estimate(problem, theta, state)
+        return state, (gradient, metrics)
+
+    state, (gradients, metrics) = jax.lax.scan(one, state, None, length=windows)
+    total = jax.tree.map(lambda g: estimator.window * jnp.sum(g, axis=0), gradients)
+    return total, state, metrics

@@ -1,0 +1,323 @@
+"""The ES family against closed forms: U1, U2, U3, U4, U7 and U9 of the literature's checks, in float64.
+
+Sums of an episode are compared, so estimates (means per counted inner step) are multiplied by the window.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from problems import Toy, Waves, episode_sum, hashed, influence_balancing, learning_rate, noisy_chaos, unrolled_sum
+
+from meta_train import estimators
+from meta_train.estimators.evolution import Evolution
+from meta_train.noise import Dense
+
+
+@pytest.fixture(autouse=True)
+def x64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """Noise from a table [pairs, blocks, P]; block b of any episode gets column (b - 1) mod blocks."""
+
+    sigma: float
+    table: Any
+
+    def draw(self, key: Any, pair: Any, block: Any, theta: Any) -> Any:
+        return jnp.asarray(self.table)[pair, (block - 1) % self.table.shape[1]]
+
+    def perturb(self, theta: Any, draw: Any, sign: Any) -> Any:
+        return theta + sign * jnp.reshape(draw, theta.shape)
+
+    def combine(self, theta: Any, weights: Any, draws: Any) -> Any:
+        return jnp.reshape(jnp.tensordot(weights, draws, axes=weights.ndim), theta.shape)
+
+
+def orthogonal_design(sigma: float, blocks: int, size: int, seed: int = 0) -> Design:
+    """P * blocks pairs whose second moment is sigma^2 I exactly: exact for quadratic losses."""
+    n = blocks * size
+    q, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(n, n)))
+    return Design(sigma, (sigma * np.sqrt(n) * q).reshape(n, blocks, size))
+
+
+def sum_over(estimator: Evolution, problem: Toy, theta: float | np.ndarray, windows: int, seed: int = 0) -> np.ndarray:
+    total, _, _ = episode_sum(estimator, problem, jnp.asarray(theta), jax.random.key(seed), windows)
+    return np.asarray(total)
+
+
+SIGMA = 0.1
+INFLUENCE_SUMS = {10: 192.5, 20: 1261.3667, 30: 2198.493683274982, 50: 2408.0040, 100: 3571.6306}
+
+
+class TestInfluenceBalancing:
+    """Linear dynamics and quadratic loss: every unbiased member is exact with a deterministic design (U3, U7)."""
+
+    @pytest.mark.parametrize("window", [1, 3, 10])
+    def test_es_single_is_exact_with_one_pair(self, window: int) -> None:
+        design = Design(SIGMA, np.full((1, 1, 1), SIGMA))
+        got = sum_over(estimators.es_single(design, pairs=1, window=window), influence_balancing(30), 0.5, 30 // window)
+        np.testing.assert_allclose(got, INFLUENCE_SUMS[30], rtol=1e-12)
+
+    @pytest.mark.parametrize(
+        ("horizon", "window", "rtol"), [(30, 1, 1e-12), (20, 10, 1e-7), (50, 10, 1e-7), (100, 10, 1e-7)]
+    )
+    def test_pes_is_exact(self, horizon: int, window: int, rtol: float) -> None:
+        design = orthogonal_design(SIGMA, horizon // window, 1)
+        estimator = estimators.pes(design, pairs=horizon // window, window=window)
+        got = sum_over(estimator, influence_balancing(horizon), 0.5, horizon // window)
+        np.testing.assert_allclose(got, INFLUENCE_SUMS[horizon], rtol=rtol)
+
+    def test_full_es_is_exact(self) -> None:
+        design = Design(SIGMA, np.full((1, 1, 1), SIGMA))
+        got = sum_over(estimators.full_es(design, pairs=1, horizon=30), influence_balancing(30), 0.5, 1)
+        np.testing.assert_allclose(got, INFLUENCE_SUMS[30], rtol=1e-12)
+
+    @pytest.mark.parametrize("interval", [5, 7, 10])
+    def test_credit_is_exact_where_an_episode_ends_inside_a_window(self, interval: int) -> None:
+        """Three windows of 10 hold two episodes of 15; a rule that keeps or drops noise at the reset misses."""
+        horizon, blocks = 15, -(-15 // interval)
+        estimator = estimators.gpes(orthogonal_design(SIGMA, blocks, 1), pairs=blocks, window=10, interval=interval)
+        got = sum_over(estimator, influence_balancing(horizon), 0.5, 3)
+        exact = jax.grad(unrolled_sum, argnums=1)(influence_balancing(horizon), 0.5, horizon, jax.random.key(0))
+        np.testing.assert_allclose(got, 2 * exact, rtol=1e-12)
+
+    def test_single_noise_is_exact_where_an_episode_ends_inside_a_window(self) -> None:
+        estimator = estimators.es_single(Design(SIGMA, np.full((1, 1, 1), SIGMA)), pairs=1, window=10)
+        got = sum_over(estimator, influence_balancing(15), 0.5, 3)
+        exact = jax.grad(unrolled_sum, argnums=1)(influence_balancing(15), 0.5, 15, jax.random.key(0))
+        np.testing.assert_allclose(got, 2 * exact, rtol=1e-12)
+
+    def test_truncated_es_of_one_step_sees_only_the_last_step(self) -> None:
+        """d s[0] / d theta through one step is v[0] = 1, so the estimate is s[0] - 1 at the mean state."""
+        design = Design(SIGMA, np.full((1, 1, 1), SIGMA))
+        got = sum_over(estimators.truncated_es(design, pairs=1, window=1), influence_balancing(30), 0.5, 30)
+        state, errors = jnp.ones((23,)), []
+        for _ in range(30):
+            state, _ = influence_balancing(30).step(0.5, state, None)
+            errors.append(state[0] - 1.0)
+        np.testing.assert_allclose(got, np.sum(errors), rtol=1e-11)
+
+
+class TestScalarLearningRate:
+    """The smoothed gradients of a non-linear problem by Gauss-Hermite quadrature over the noise (U4)."""
+
+    THETA, SIGMA, HORIZON = 0.35, 0.2, 6
+
+    def expectation(self, make: Any, blocks: int, nodes: int, window: int) -> float:
+        points, weights = np.polynomial.hermite_e.hermegauss(nodes)
+        grid = np.array(list(itertools.product(points, repeat=blocks))) * self.SIGMA
+        weight = np.array([np.prod(w) for w in itertools.product(weights / weights.sum(), repeat=blocks)])
+        problem = learning_rate(self.HORIZON)
+
+        def one(draws: Any) -> Any:
+            estimator = make(Design(self.SIGMA, draws.reshape(1, blocks, 1)))
+            state = estimator.init(problem, jnp.asarray(self.THETA), jax.random.key(0))
+            total = 0.0
+            for _ in range(self.HORIZON // window):
+                gradient, state, _ = estimator.estimate(problem, jnp.asarray(self.THETA), state)
+                total = total + window * gradient
+            return total
+
+        return float(weight @ jax.jit(jax.vmap(one))(jnp.asarray(grid)))
+
+    @pytest.mark.parametrize("window", [1, 2, 3])
+    def test_es_single_smooths_the_whole_episode(self, window: int) -> None:
+        got = self.expectation(lambda d: estimators.es_single(d, pairs=1, window=window), 1, 10, window)
+        assert got == pytest.approx(-6.669142677934158, rel=1e-12)
+
+    def test_full_es_smooths_the_whole_episode(self) -> None:
+        got = self.expectation(lambda d: estimators.full_es(d, pairs=1, horizon=6), 1, 10, 6)
+        assert got == pytest.approx(-6.669142677934158, rel=1e-12)
+
+    @pytest.mark.parametrize(
+        ("window", "nodes", "value"),
+        [(6, 10, -6.669142677934158), (2, 5, -2.529969806362096), (1, 3, -1.827126140591899)],
+    )
+    def test_pes_smooths_every_window_by_itself(self, window: int, nodes: int, value: float) -> None:
+        got = self.expectation(lambda d: estimators.pes(d, pairs=1, window=window), 6 // window, nodes, window)
+        assert got == pytest.approx(value, rel=1e-12)
+
+    @pytest.mark.parametrize(("window", "value"), [(2, -1.6350673991381912), (6, -6.669142677934158)])
+    def test_truncated_es_is_biased_as_derived(self, window: int, value: float) -> None:
+        got = self.expectation(lambda d: estimators.truncated_es(d, pairs=1, window=window), 1, 10, window)
+        assert got == pytest.approx(value, rel=1e-12)
+
+    def test_small_noise_gives_the_exact_derivative(self) -> None:
+        exact = -1.5042831238993317
+        for make in (estimators.es_single, estimators.pes):
+            estimator = make(orthogonal_design(1e-4, 3, 1), pairs=3, window=2)
+            if make is estimators.es_single:
+                estimator = make(Design(1e-4, np.full((1, 1, 1), 1e-4)), pairs=1, window=2)
+            got = sum_over(estimator, learning_rate(6), self.THETA, 3)
+            assert got == pytest.approx(exact, rel=1e-6)
+
+
+class TestSmoothing:
+    """E over the noise of one-step losses (U2)."""
+
+    @pytest.mark.parametrize(
+        ("loss", "expected"),
+        [
+            (lambda t: t**3, lambda t, s: 3 * t**2 + 3 * s**2),
+            (lambda t: jnp.cos(4.0 * t), lambda t, s: -4.0 * np.sin(4.0 * t) * np.exp(-8.0 * s**2)),
+            (lambda t: 1.5 * t**2 + 0.3 * t, lambda t, s: 3.0 * t + 0.3),
+        ],
+    )
+    def test_matches_the_closed_form(self, loss: Any, expected: Any) -> None:
+        theta, sigma = 0.7, 0.3
+        points, weights = np.polynomial.hermite_e.hermegauss(20)
+        problem = Toy(lambda theta, key: jnp.zeros(()), lambda theta, s, key: (s, loss(theta)), 1)
+
+        def one(point: Any) -> Any:
+            estimator = estimators.full_es(Design(sigma, jnp.reshape(sigma * point, (1, 1, 1))), pairs=1, horizon=1)
+            state = estimator.init(problem, jnp.asarray(theta), jax.random.key(0))
+            return estimator.estimate(problem, jnp.asarray(theta), state)[0]
+
+        got = weights / weights.sum() @ jax.vmap(one)(jnp.asarray(points))
+        np.testing.assert_allclose(got, expected(theta, sigma), rtol=1e-12)
+
+
+THETA2 = np.array([0.3, 0.4])
+
+
+class TestPathwise:
+    """Identities that hold for each draw of the noise, at fixed theta (U1)."""
+
+    @pytest.mark.parametrize("window", [1, 4, 12])
+    def test_windows_of_es_single_add_up_to_full_es(self, window: int) -> None:
+        noise, problem = Waves(0.05), noisy_chaos(12)
+        windows = sum_over(estimators.es_single(noise, pairs=3, window=window), problem, THETA2, 12 // window)
+        whole = sum_over(estimators.full_es(noise, pairs=3, horizon=12), problem, THETA2, 1)
+        np.testing.assert_allclose(windows, whole, rtol=1e-10)
+
+    def test_long_interval_is_es_single(self) -> None:
+        noise, problem = Waves(0.05), noisy_chaos(12)
+        one = sum_over(estimators.gpes(noise, pairs=3, window=4, interval=12), problem, THETA2, 6)
+        other = sum_over(estimators.es_single(noise, pairs=3, window=4), problem, THETA2, 6)
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+
+    @pytest.mark.parametrize("make", [estimators.pes, estimators.es_single, estimators.truncated_es])
+    def test_all_agree_when_the_window_is_the_horizon(self, make: Any) -> None:
+        noise, problem = Waves(0.05), noisy_chaos(12)
+        got = sum_over(make(noise, pairs=3, window=12), problem, THETA2, 2)
+        whole = sum_over(estimators.full_es(noise, pairs=3, horizon=12), problem, THETA2, 2)
+        np.testing.assert_allclose(got, whole, rtol=1e-12)
+
+    @pytest.mark.parametrize("make", [estimators.pes, estimators.truncated_es])
+    def test_all_agree_in_the_first_window(self, make: Any) -> None:
+        noise, problem = Waves(0.05), noisy_chaos(12)
+        got = sum_over(make(noise, pairs=3, window=4), problem, THETA2, 1)
+        np.testing.assert_allclose(
+            got, sum_over(estimators.es_single(noise, pairs=3, window=4), problem, THETA2, 1), rtol=1e-12
+        )
+
+    @pytest.mark.parametrize("interval", [None, 3, 5])
+    def test_windows_may_be_cut_anywhere(self, interval: int | None) -> None:
+        """Horizons of 4 to 9, so that every pair is at its own phase: 2 windows of 15 are 30 of 1."""
+        totals = []
+        for window in (15, 1):
+            estimator = Evolution(Waves(0.05), pairs=4, window=window, interval=interval)
+            totals.append(sum_over(estimator, noisy_chaos((4, 9)), THETA2, 30 // window))
+        np.testing.assert_allclose(totals[1], totals[0], rtol=1e-10)
+
+    def test_pairs_do_not_influence_each_other(self) -> None:
+        """What the third pair adds to two is what a single pair with its noise gives."""
+        problem = learning_rate(7)  # no key enters, so a pair differs from another by its noise alone
+        few = sum_over(estimators.pes(Waves(0.05), pairs=2, window=5), problem, 0.3, 4)
+        more = sum_over(estimators.pes(Waves(0.05), pairs=3, window=5), problem, 0.3, 4)
+        third = sum_over(estimators.pes(Waves(0.05, skip=2), pairs=1, window=5), problem, 0.3, 4)
+        np.testing.assert_allclose(3 * more - 2 * few, third, rtol=1e-8)
+
+    @pytest.mark.parametrize("make", [estimators.pes, estimators.es_single, estimators.truncated_es])
+    def test_a_loss_without_theta_gives_exactly_zero(self, make: Any) -> None:
+        problem = Toy(
+            lambda theta, key: hashed(key, theta.dtype),
+            lambda theta, s, key: (jnp.sin(3 * s) + hashed(key, s.dtype), s**2),
+            (3, 7),
+        )
+        assert np.all(sum_over(make(Waves(0.1), pairs=5, window=4), problem, THETA2, 5) == 0.0)
+
+    def test_a_tree_is_its_flat_vector(self) -> None:
+        problem = noisy_chaos(12)
+        tree_problem = Toy(
+            problem.reset, lambda theta, s, key: problem.step(jnp.stack([theta["b"], theta["a"]]), s, key), 12
+        )
+        tree_problem.reset = lambda theta, key: problem.reset(theta["b"], key)
+        estimator = estimators.pes(Dense(0.05), pairs=3, window=4)
+        tree = {"a": jnp.asarray(THETA2[1]), "b": jnp.asarray(THETA2[0])}
+        got, _, _ = episode_sum(estimator, tree_problem, tree, jax.random.key(0), 3)
+        # Leaves in the order of their names, "a" first.
+        swapped = Toy(problem.reset, lambda theta, s, key: problem.step(theta[::-1], s, key), 12)
+        want, _, _ = episode_sum(estimator, swapped, jnp.asarray(THETA2[::-1].copy()), jax.random.key(0), 3)
+        np.testing.assert_allclose(np.stack([got["a"], got["b"]]), want, rtol=1e-12)
+
+    def test_credit_of_pes_starts_anew_with_each_episode(self) -> None:
+        estimator = estimators.pes(Waves(0.05), pairs=3, window=4)
+        _, state, _ = episode_sum(estimator, noisy_chaos(12), jnp.asarray(THETA2), jax.random.key(0), 4)
+        block = state.clock.block
+        draw = jax.vmap(estimator.noise.draw, (None, 0, 0, None))
+        newest = draw(jax.random.fold_in(state.key, 1), jnp.arange(3), block, jnp.asarray(THETA2))
+        np.testing.assert_array_equal(block, 4)
+        np.testing.assert_allclose(state.xi, newest, rtol=1e-12)
+
+
+class TestConventions:
+    """What is counted, and how (U9)."""
+
+    def test_estimates_are_means_over_counted_steps(self) -> None:
+        """Full ES over episodes of unequal length: the mean over steps taken, idle steps not counted."""
+        theta = jnp.asarray(THETA2)
+        problem = noisy_chaos((4, 9))
+        estimator = estimators.full_es(Dense(0.05), pairs=6, horizon=9)
+        state = estimator.init(problem, theta, jax.random.key(0))
+        gradient, _, metrics = estimator.estimate(problem, theta, state)
+        total, losses, steps = 0.0, 0.0, 0
+        for i in range(6):
+            key = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 0), i), 1)
+            eps = Dense(0.05).draw(jax.random.fold_in(jax.random.key(0), 1), i, 1, theta)
+            horizon = int(problem.horizon(key))
+            plus, minus = (float(unrolled_sum(problem, theta + s * eps, horizon, key)) for s in (1, -1))
+            total = total + eps * (plus - minus) / (2 * 0.05**2)
+            losses, steps = losses + (plus + minus) / 2, steps + horizon
+        np.testing.assert_allclose(gradient, total / steps, rtol=1e-9)
+        np.testing.assert_allclose(metrics["meta_loss"], losses / steps, rtol=1e-9)
+
+    def test_a_lost_particle_costs_only_its_own_signal(self) -> None:
+        """theta[0] > 0.3 makes a NaN: that half of each pair counts as the cap, finite, and is reported."""
+
+        def step(theta: Any, s: Any, key: Any) -> Any:
+            return s, jnp.where(theta[0] > 0.3, jnp.nan, theta[0] ** 2 + theta[1])
+
+        problem = Toy(lambda theta, key: jnp.zeros(()), step, 5, loss_cap=2.0)
+        theta = jnp.asarray(THETA2)
+        estimator = estimators.es_single(Dense(0.05), pairs=4, window=5)
+        gradient, _, metrics = estimator.estimate(problem, theta, estimator.init(problem, theta, jax.random.key(0)))
+        eps = np.stack([Dense(0.05).draw(jax.random.fold_in(jax.random.key(0), 1), i, 1, theta) for i in range(4)])
+        loss = lambda t: np.where(t[:, 0] > 0.3, 2.0, np.minimum(t[:, 0] ** 2 + t[:, 1], 2.0))
+        delta = loss(THETA2 + eps) - loss(THETA2 - eps)
+        np.testing.assert_allclose(gradient, np.mean(eps * delta[:, None], axis=0) / (2 * 0.05**2), rtol=1e-9)
+        assert metrics["lost_fraction"] == 0.5
+
+    def test_losses_above_the_cap_are_clipped_before_differences(self) -> None:
+        problem = noisy_chaos(12, loss_cap=0.5)
+        theta = jnp.asarray(THETA2)
+        estimator = estimators.es_single(Dense(0.05), pairs=4, window=12)
+        _, _, metrics = estimator.estimate(problem, theta, estimator.init(problem, theta, jax.random.key(0)))
+        assert 0.0 < metrics["clipped_fraction"] < 1.0
+        assert metrics["delta_abs_max"] <= 0.5
+        assert metrics["meta_loss"] <= 0.5
+
+
+@pytest.mark.parametrize("pairs", [1, 4])
+def test_inner_steps_count_both_signs(pairs: int) -> None:
+    assert estimators.pes(Dense(0.1), pairs=pairs, window=7).inner_steps == 14 * pairs
+    assert estimators.truncated_es(Dense(0.1), pairs=pairs, window=7).inner_steps == 21 * pairs
