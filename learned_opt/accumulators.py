@@ -21,7 +21,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 PyTree = Any
-Decays = Float[Array, " D"]
 
 
 class Accumulators(NamedTuple):
@@ -82,7 +81,11 @@ def init(params: PyTree, *, m: int, r: int, factored: int, dtype: Any = jnp.floa
 
 
 def update(
-    acc: Accumulators, g: Float[Array, "..."], m_decays: Decays, r_decays: Decays, factored_decays: Decays
+    acc: Accumulators,
+    g: Float[Array, "..."],
+    m_decays: Float[Array, " M"],
+    r_decays: Float[Array, " R"],
+    factored_decays: Float[Array, " V"],
 ) -> Accumulators:
     """Accumulators of one tensor after the gradient `g`. Decays of squares are clipped to [0, 1], others are not."""
     r_decays = jnp.clip(r_decays, 0.0, 1.0)
@@ -130,5 +133,5 @@ def factors(acc: Accumulators, shape: tuple[int, ...]) -> tuple[tuple[Array, ...
     return tuple(map(row_factor, acc.row)), tuple(map(col_factor, acc.col))
 
 
-def _moving_averages(old: tuple[Array, ...], new: Array, decays: Decays) -> tuple[Array, ...]:
+def _moving_averages(old: tuple[Array, ...], new: Array, decays: Float[Array, " D"]) -> tuple[Array, ...]:
     return tuple((d * o + (1.0 - d) * new).astype(o.dtype) for o, d in zip(old, decays, strict=True))

@@ -6,7 +6,7 @@ estimator only adds draws, perturbs theta with them, and turns a weighted sum of
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ Theta = Any
 Draw = Any
 
 
+@runtime_checkable
 class Noise(Protocol):
     """What an estimator needs to know of its noise."""
 

@@ -7,7 +7,7 @@ hyper-parameters, recurrent networks and dynamical systems are others.
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from tasks.task import Task
 PyTree = Any
 
 
+@runtime_checkable
 class Problem(Protocol):
     """An unrolled computation with weights theta."""
 

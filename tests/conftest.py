@@ -1,6 +1,10 @@
 """Settings that every test shares; they must be in place before JAX starts."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 
 # More threads than virtual devices: CPU collectives deadlock otherwise on machines with few cores.
 os.environ.setdefault("NPROC", "8")
@@ -10,3 +14,12 @@ os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Data sets are prepared in a folder of the test session, never in the home directory."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("tensorflow_datasets")
+        patch.setenv("TFDS_DATA_DIR", str(folder))
+        yield folder

@@ -1,9 +1,10 @@
 """What every rule shares: the interface, the checks, and the walk over the tensors of a tree."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
@@ -12,6 +13,7 @@ from learned_opt.accumulators import Accumulators
 PyTree = Any
 
 
+@runtime_checkable
 class Rule(Protocol):
     """A learned-optimizer architecture: a frozen dataclass of settings, without weights."""
 
@@ -52,9 +54,11 @@ def map_tensors(
     Outside, every entry of `acc` is a tree like `params`; inside it is the array of one tensor.
     """
     tree = jax.tree.structure(params)
+    if not tree.num_leaves:
+        return updates, acc
     kinds = jax.tree.structure(Accumulators(*((0,) * len(field) for field in acc)))
     per_tensor = tree.flatten_up_to(jax.tree.transpose(kinds, tree, acc))
     tensors = zip(tree.flatten_up_to(updates), tree.flatten_up_to(params), per_tensor, strict=True)
-    results = [tensor(*args) for args in tensors]
+    results = [tensor(jnp.asarray(g), jnp.asarray(p), acc) for g, p, acc in tensors]
     steps = tree.unflatten([step for step, _ in results])
     return steps, jax.tree.transpose(tree, kinds, tree.unflatten([new for _, new in results]))

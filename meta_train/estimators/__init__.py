@@ -5,28 +5,28 @@ Each has `init(problem, theta, key) -> state` and `estimate(problem, theta, stat
 
 from learned_opt.errors import InputError
 from meta_train.config import EstimatorConfig
-from meta_train.estimators.evolution import Carry, Evolution
+from meta_train.estimators.evolution import Carry, Evolution, Phases
 from meta_train.noise import Dense, Noise
 
 
-def es_single(noise: Noise, *, pairs: int, window: int) -> Evolution:
+def es_single(noise: Noise, *, pairs: int, window: int, phases: Phases = Phases.SPREAD) -> Evolution:
     """ES-Single (= NRES): one draw an episode; its variance does not grow with the number of windows."""
-    return Evolution(noise, pairs, window, interval=None)
+    return Evolution(noise, pairs, window, interval=None, phases=phases)
 
 
-def pes(noise: Noise, *, pairs: int, window: int) -> Evolution:
+def pes(noise: Noise, *, pairs: int, window: int, phases: Phases = Phases.SPREAD) -> Evolution:
     """Persistent evolution strategies: a new draw every window, credited to all later steps of the episode."""
-    return Evolution(noise, pairs, window, interval=window)
+    return Evolution(noise, pairs, window, interval=window, phases=phases)
 
 
-def gpes(noise: Noise, *, pairs: int, window: int, interval: int) -> Evolution:
+def gpes(noise: Noise, *, pairs: int, window: int, interval: int, phases: Phases = Phases.SPREAD) -> Evolution:
     """Generalised PES: a new draw every `interval` inner steps."""
-    return Evolution(noise, pairs, window, interval=interval)
+    return Evolution(noise, pairs, window, interval=interval, phases=phases)
 
 
-def truncated_es(noise: Noise, *, pairs: int, window: int) -> Evolution:
+def truncated_es(noise: Noise, *, pairs: int, window: int, phases: Phases = Phases.SPREAD) -> Evolution:
     """Truncated ES from the mean state: biased, it ignores how theta shaped the state a window starts from."""
-    return Evolution(noise, pairs, window, interval=window, carry=Carry.MEAN)
+    return Evolution(noise, pairs, window, interval=window, carry=Carry.MEAN, phases=phases)
 
 
 def full_es(noise: Noise, *, pairs: int, horizon: int) -> Evolution:

@@ -47,6 +47,16 @@ class Carry(Enum):
     """Nothing: every window begins with a new episode and idles after its end."""
 
 
+class Phases(Enum):
+    """Where in their episodes the pairs are, relative to each other."""
+
+    LOCKSTEP = "lockstep"
+    """All begin together: an estimate sees one part of an episode, the next one another."""
+    SPREAD = "spread"
+    """Evenly spread (step-unlocked): the first episode of pair i of N ends after (i + 1) / N of its horizon, so that
+    from then on every estimate sees all parts of an episode."""
+
+
 class Clock(NamedTuple):
     """Where one pair stands, before a step. Fields have shape [N]."""
 
@@ -102,6 +112,9 @@ class Evolution:
     interval: int | None
     """Inner steps K between noise draws; None: one draw an episode."""
     carry: Carry = Carry.PARTICLES
+    """What goes from block to block."""
+    phases: Phases = Phases.LOCKSTEP
+    """How the pairs start."""
 
     @property
     def inner_steps(self) -> int:
@@ -175,7 +188,8 @@ class Evolution:
         """Pairs, and the most noise blocks that one can meet in a window, the running one included."""
         episodes = 1 if self.carry is Carry.NONE else -(-self.window // problem.min_horizon)
         draws = 0 if self.interval is None else -(-self.window // self.interval)
-        return self.pairs, 1 + episodes + draws
+        cut = 1 if self.phases is Phases.SPREAD else 0
+        return self.pairs, 1 + episodes + draws + cut
 
     def _ticks(self, problem: Problem, state: EvolutionState) -> tuple[Clock, Tick]:
         """Clock after the window, and what every pair does at each of its W steps: fields [W, N]."""
@@ -183,6 +197,9 @@ class Evolution:
         upcoming = state.clock.episode[:, None] + jnp.arange(self._table_shape(problem)[1])[None]
         keys = jax.vmap(jax.vmap(self._episode_key, (None, None, 0)), (None, 0, 0))(state.key, pair, upcoming)
         horizons = jax.vmap(jax.vmap(problem.horizon))(keys)
+        if self.phases is Phases.SPREAD:
+            cut = -(-horizons * (pair + 1)[:, None] // self.pairs)
+            horizons = jnp.where(upcoming == 1, cut, horizons)
 
         def one(carry: tuple[Clock, Array], k: Array) -> tuple[tuple[Clock, Array], Tick]:
             clock, slot = carry

@@ -6,6 +6,7 @@ Sums of an episode are compared, so estimates (means per counted inner step) are
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,8 +16,14 @@ import pytest
 from problems import Toy, Waves, episode_sum, hashed, influence_balancing, learning_rate, noisy_chaos, unrolled_sum
 
 from meta_train import estimators
-from meta_train.estimators.evolution import Evolution
+from meta_train.estimators.evolution import Evolution, Phases
 from meta_train.noise import Dense
+
+# Sums over windows are whole episodes when all pairs begin together.
+es_single, pes, gpes, truncated_es = (
+    partial(make, phases=Phases.LOCKSTEP)
+    for make in (estimators.es_single, estimators.pes, estimators.gpes, estimators.truncated_es)
+)
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +71,7 @@ class TestInfluenceBalancing:
     @pytest.mark.parametrize("window", [1, 3, 10])
     def test_es_single_is_exact_with_one_pair(self, window: int) -> None:
         design = Design(SIGMA, np.full((1, 1, 1), SIGMA))
-        got = sum_over(estimators.es_single(design, pairs=1, window=window), influence_balancing(30), 0.5, 30 // window)
+        got = sum_over(es_single(design, pairs=1, window=window), influence_balancing(30), 0.5, 30 // window)
         np.testing.assert_allclose(got, INFLUENCE_SUMS[30], rtol=1e-12)
 
     @pytest.mark.parametrize(
@@ -72,7 +79,7 @@ class TestInfluenceBalancing:
     )
     def test_pes_is_exact(self, horizon: int, window: int, rtol: float) -> None:
         design = orthogonal_design(SIGMA, horizon // window, 1)
-        estimator = estimators.pes(design, pairs=horizon // window, window=window)
+        estimator = pes(design, pairs=horizon // window, window=window)
         got = sum_over(estimator, influence_balancing(horizon), 0.5, horizon // window)
         np.testing.assert_allclose(got, INFLUENCE_SUMS[horizon], rtol=rtol)
 
@@ -85,13 +92,13 @@ class TestInfluenceBalancing:
     def test_credit_is_exact_where_an_episode_ends_inside_a_window(self, interval: int) -> None:
         """Three windows of 10 hold two episodes of 15; a rule that keeps or drops noise at the reset misses."""
         horizon, blocks = 15, -(-15 // interval)
-        estimator = estimators.gpes(orthogonal_design(SIGMA, blocks, 1), pairs=blocks, window=10, interval=interval)
+        estimator = gpes(orthogonal_design(SIGMA, blocks, 1), pairs=blocks, window=10, interval=interval)
         got = sum_over(estimator, influence_balancing(horizon), 0.5, 3)
         exact = jax.grad(unrolled_sum, argnums=1)(influence_balancing(horizon), 0.5, horizon, jax.random.key(0))
         np.testing.assert_allclose(got, 2 * exact, rtol=1e-12)
 
     def test_single_noise_is_exact_where_an_episode_ends_inside_a_window(self) -> None:
-        estimator = estimators.es_single(Design(SIGMA, np.full((1, 1, 1), SIGMA)), pairs=1, window=10)
+        estimator = es_single(Design(SIGMA, np.full((1, 1, 1), SIGMA)), pairs=1, window=10)
         got = sum_over(estimator, influence_balancing(15), 0.5, 3)
         exact = jax.grad(unrolled_sum, argnums=1)(influence_balancing(15), 0.5, 15, jax.random.key(0))
         np.testing.assert_allclose(got, 2 * exact, rtol=1e-12)
@@ -99,12 +106,34 @@ class TestInfluenceBalancing:
     def test_truncated_es_of_one_step_sees_only_the_last_step(self) -> None:
         """d s[0] / d theta through one step is v[0] = 1, so the estimate is s[0] - 1 at the mean state."""
         design = Design(SIGMA, np.full((1, 1, 1), SIGMA))
-        got = sum_over(estimators.truncated_es(design, pairs=1, window=1), influence_balancing(30), 0.5, 30)
+        got = sum_over(truncated_es(design, pairs=1, window=1), influence_balancing(30), 0.5, 30)
         state, errors = jnp.ones((23,)), []
         for _ in range(30):
             state, _ = influence_balancing(30).step(0.5, state, None)
             errors.append(state[0] - 1.0)
         np.testing.assert_allclose(got, np.sum(errors), rtol=1e-11)
+
+
+class TestSpreadPhases:
+    """Pairs that are at different parts of their episodes."""
+
+    def test_pairs_are_evenly_spread_after_their_first_episodes(self) -> None:
+        estimator = estimators.es_single(Waves(0.05), pairs=5, window=4)
+        _, state, _ = episode_sum(estimator, influence_balancing(20), jnp.asarray(0.5), jax.random.key(0), 5)
+        np.testing.assert_array_equal(np.sort(state.clock.t), [4, 8, 12, 16, 20])
+
+    @pytest.mark.parametrize("window", [3, 20])
+    def test_a_period_of_estimates_is_exact(self, window: int) -> None:
+        """Once spread, any 20 steps in a row hold every part of an episode of 20, whole or in two pieces."""
+        estimator = estimators.es_single(Design(SIGMA, np.full((4, 1, 1), SIGMA)), pairs=4, window=window)
+        both, first = (sum_over(estimator, influence_balancing(20), 0.5, n * 20 // window) for n in (6, 3))
+        np.testing.assert_allclose(both - first, 3 * INFLUENCE_SUMS[20], rtol=1e-7)
+
+    def test_short_horizons_fit_in_a_long_window(self) -> None:
+        whole = Evolution(Waves(0.05), pairs=4, window=24, interval=2, phases=Phases.SPREAD)
+        steps = Evolution(Waves(0.05), pairs=4, window=1, interval=2, phases=Phases.SPREAD)
+        got, want = sum_over(whole, noisy_chaos((2, 5)), THETA2, 1), sum_over(steps, noisy_chaos((2, 5)), THETA2, 24)
+        np.testing.assert_allclose(got, want, rtol=1e-10)
 
 
 class TestScalarLearningRate:
@@ -131,7 +160,7 @@ class TestScalarLearningRate:
 
     @pytest.mark.parametrize("window", [1, 2, 3])
     def test_es_single_smooths_the_whole_episode(self, window: int) -> None:
-        got = self.expectation(lambda d: estimators.es_single(d, pairs=1, window=window), 1, 10, window)
+        got = self.expectation(lambda d: es_single(d, pairs=1, window=window), 1, 10, window)
         assert got == pytest.approx(-6.669142677934158, rel=1e-12)
 
     def test_full_es_smooths_the_whole_episode(self) -> None:
@@ -143,19 +172,19 @@ class TestScalarLearningRate:
         [(6, 10, -6.669142677934158), (2, 5, -2.529969806362096), (1, 3, -1.827126140591899)],
     )
     def test_pes_smooths_every_window_by_itself(self, window: int, nodes: int, value: float) -> None:
-        got = self.expectation(lambda d: estimators.pes(d, pairs=1, window=window), 6 // window, nodes, window)
+        got = self.expectation(lambda d: pes(d, pairs=1, window=window), 6 // window, nodes, window)
         assert got == pytest.approx(value, rel=1e-12)
 
     @pytest.mark.parametrize(("window", "value"), [(2, -1.6350673991381912), (6, -6.669142677934158)])
     def test_truncated_es_is_biased_as_derived(self, window: int, value: float) -> None:
-        got = self.expectation(lambda d: estimators.truncated_es(d, pairs=1, window=window), 1, 10, window)
+        got = self.expectation(lambda d: truncated_es(d, pairs=1, window=window), 1, 10, window)
         assert got == pytest.approx(value, rel=1e-12)
 
     def test_small_noise_gives_the_exact_derivative(self) -> None:
         exact = -1.5042831238993317
-        for make in (estimators.es_single, estimators.pes):
+        for make in (es_single, pes):
             estimator = make(orthogonal_design(1e-4, 3, 1), pairs=3, window=2)
-            if make is estimators.es_single:
+            if make is es_single:
                 estimator = make(Design(1e-4, np.full((1, 1, 1), 1e-4)), pairs=1, window=2)
             got = sum_over(estimator, learning_rate(6), self.THETA, 3)
             assert got == pytest.approx(exact, rel=1e-6)
@@ -195,30 +224,28 @@ class TestPathwise:
     @pytest.mark.parametrize("window", [1, 4, 12])
     def test_windows_of_es_single_add_up_to_full_es(self, window: int) -> None:
         noise, problem = Waves(0.05), noisy_chaos(12)
-        windows = sum_over(estimators.es_single(noise, pairs=3, window=window), problem, THETA2, 12 // window)
+        windows = sum_over(es_single(noise, pairs=3, window=window), problem, THETA2, 12 // window)
         whole = sum_over(estimators.full_es(noise, pairs=3, horizon=12), problem, THETA2, 1)
         np.testing.assert_allclose(windows, whole, rtol=1e-10)
 
     def test_long_interval_is_es_single(self) -> None:
         noise, problem = Waves(0.05), noisy_chaos(12)
-        one = sum_over(estimators.gpes(noise, pairs=3, window=4, interval=12), problem, THETA2, 6)
-        other = sum_over(estimators.es_single(noise, pairs=3, window=4), problem, THETA2, 6)
+        one = sum_over(gpes(noise, pairs=3, window=4, interval=12), problem, THETA2, 6)
+        other = sum_over(es_single(noise, pairs=3, window=4), problem, THETA2, 6)
         np.testing.assert_allclose(one, other, rtol=1e-12)
 
-    @pytest.mark.parametrize("make", [estimators.pes, estimators.es_single, estimators.truncated_es])
+    @pytest.mark.parametrize("make", [pes, es_single, truncated_es])
     def test_all_agree_when_the_window_is_the_horizon(self, make: Any) -> None:
         noise, problem = Waves(0.05), noisy_chaos(12)
         got = sum_over(make(noise, pairs=3, window=12), problem, THETA2, 2)
         whole = sum_over(estimators.full_es(noise, pairs=3, horizon=12), problem, THETA2, 2)
         np.testing.assert_allclose(got, whole, rtol=1e-12)
 
-    @pytest.mark.parametrize("make", [estimators.pes, estimators.truncated_es])
+    @pytest.mark.parametrize("make", [pes, truncated_es])
     def test_all_agree_in_the_first_window(self, make: Any) -> None:
         noise, problem = Waves(0.05), noisy_chaos(12)
         got = sum_over(make(noise, pairs=3, window=4), problem, THETA2, 1)
-        np.testing.assert_allclose(
-            got, sum_over(estimators.es_single(noise, pairs=3, window=4), problem, THETA2, 1), rtol=1e-12
-        )
+        np.testing.assert_allclose(got, sum_over(es_single(noise, pairs=3, window=4), problem, THETA2, 1), rtol=1e-12)
 
     @pytest.mark.parametrize("interval", [None, 3, 5])
     def test_windows_may_be_cut_anywhere(self, interval: int | None) -> None:
@@ -232,12 +259,12 @@ class TestPathwise:
     def test_pairs_do_not_influence_each_other(self) -> None:
         """What the third pair adds to two is what a single pair with its noise gives."""
         problem = learning_rate(7)  # no key enters, so a pair differs from another by its noise alone
-        few = sum_over(estimators.pes(Waves(0.05), pairs=2, window=5), problem, 0.3, 4)
-        more = sum_over(estimators.pes(Waves(0.05), pairs=3, window=5), problem, 0.3, 4)
-        third = sum_over(estimators.pes(Waves(0.05, skip=2), pairs=1, window=5), problem, 0.3, 4)
+        few = sum_over(pes(Waves(0.05), pairs=2, window=5), problem, 0.3, 4)
+        more = sum_over(pes(Waves(0.05), pairs=3, window=5), problem, 0.3, 4)
+        third = sum_over(pes(Waves(0.05, skip=2), pairs=1, window=5), problem, 0.3, 4)
         np.testing.assert_allclose(3 * more - 2 * few, third, rtol=1e-8)
 
-    @pytest.mark.parametrize("make", [estimators.pes, estimators.es_single, estimators.truncated_es])
+    @pytest.mark.parametrize("make", [pes, es_single, truncated_es])
     def test_a_loss_without_theta_gives_exactly_zero(self, make: Any) -> None:
         problem = Toy(
             lambda theta, key: hashed(key, theta.dtype),
@@ -252,7 +279,7 @@ class TestPathwise:
             problem.reset, lambda theta, s, key: problem.step(jnp.stack([theta["b"], theta["a"]]), s, key), 12
         )
         tree_problem.reset = lambda theta, key: problem.reset(theta["b"], key)
-        estimator = estimators.pes(Dense(0.05), pairs=3, window=4)
+        estimator = pes(Dense(0.05), pairs=3, window=4)
         tree = {"a": jnp.asarray(THETA2[1]), "b": jnp.asarray(THETA2[0])}
         got, _, _ = episode_sum(estimator, tree_problem, tree, jax.random.key(0), 3)
         # Leaves in the order of their names, "a" first.
@@ -261,7 +288,7 @@ class TestPathwise:
         np.testing.assert_allclose(np.stack([got["a"], got["b"]]), want, rtol=1e-12)
 
     def test_credit_of_pes_starts_anew_with_each_episode(self) -> None:
-        estimator = estimators.pes(Waves(0.05), pairs=3, window=4)
+        estimator = pes(Waves(0.05), pairs=3, window=4)
         _, state, _ = episode_sum(estimator, noisy_chaos(12), jnp.asarray(THETA2), jax.random.key(0), 4)
         block = state.clock.block
         draw = jax.vmap(estimator.noise.draw, (None, 0, 0, None))
@@ -299,7 +326,7 @@ class TestConventions:
 
         problem = Toy(lambda theta, key: jnp.zeros(()), step, 5, loss_cap=2.0)
         theta = jnp.asarray(THETA2)
-        estimator = estimators.es_single(Dense(0.05), pairs=4, window=5)
+        estimator = es_single(Dense(0.05), pairs=4, window=5)
         gradient, _, metrics = estimator.estimate(problem, theta, estimator.init(problem, theta, jax.random.key(0)))
         eps = np.stack([Dense(0.05).draw(jax.random.fold_in(jax.random.key(0), 1), i, 1, theta) for i in range(4)])
         loss = lambda t: np.where(t[:, 0] > 0.3, 2.0, np.minimum(t[:, 0] ** 2 + t[:, 1], 2.0))
@@ -310,7 +337,7 @@ class TestConventions:
     def test_losses_above_the_cap_are_clipped_before_differences(self) -> None:
         problem = noisy_chaos(12, loss_cap=0.5)
         theta = jnp.asarray(THETA2)
-        estimator = estimators.es_single(Dense(0.05), pairs=4, window=12)
+        estimator = es_single(Dense(0.05), pairs=4, window=12)
         _, _, metrics = estimator.estimate(problem, theta, estimator.init(problem, theta, jax.random.key(0)))
         assert 0.0 < metrics["clipped_fraction"] < 1.0
         assert metrics["delta_abs_max"] <= 0.5
@@ -319,5 +346,5 @@ class TestConventions:
 
 @pytest.mark.parametrize("pairs", [1, 4])
 def test_inner_steps_count_both_signs(pairs: int) -> None:
-    assert estimators.pes(Dense(0.1), pairs=pairs, window=7).inner_steps == 14 * pairs
-    assert estimators.truncated_es(Dense(0.1), pairs=pairs, window=7).inner_steps == 21 * pairs
+    assert pes(Dense(0.1), pairs=pairs, window=7).inner_steps == 14 * pairs
+    assert truncated_es(Dense(0.1), pairs=pairs, window=7).inner_steps == 21 * pairs

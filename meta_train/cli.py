@@ -1,0 +1,291 @@
+"""The command line. Arguments are parsed, and help is printed, before JAX is imported.
+
+Exit status: 0 success; 1 failure; 2 bad input, with one line that says what to do; 128 + n after signal n with a
+checkpoint, so 143 after SIGTERM and 130 after Ctrl-C.
+"""
+
+import contextlib
+import difflib
+import io
+import logging
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+import tyro
+
+from learned_opt.errors import InputError
+from meta_train.config import MetaTrainConfig
+from meta_train.errors import RunFailed
+from meta_train.presets import PRESETS
+from tasks.errors import InputError as TaskInputError
+
+Args = TypeVar("Args")
+
+PROGRAM = "learned-opt"
+
+
+@dataclass(frozen=True)
+class MetaTrainArgs:
+    """Where to, and changes to the preset."""
+
+    config: Annotated[MetaTrainConfig, tyro.conf.arg(name="")]
+    """Changes to the preset."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
+    """Run directory; the same command again resumes what is there."""
+    dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Say what would be done and what it costs; write nothing."""
+
+
+@dataclass(frozen=True)
+class ExportArgs:
+    """Release the weights of a finished run under a name."""
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """Run directory."""
+    name: str
+    """Name to load them by."""
+    dest: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Directory of releases; the project's checkpoints by default."""
+
+
+@dataclass(frozen=True)
+class ListArgs:
+    """Names that other commands take."""
+
+    kind: tyro.conf.Positional[str] = "all"
+    """pretrained, presets, tasks, suites or optimizers."""
+
+
+class Command(NamedTuple):
+    """A subcommand."""
+
+    help: str
+    run: Callable[[Sequence[str]], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        status = _dispatch(argv)
+        sys.stdout.flush()
+        return status
+    except (InputError, TaskInputError) as error:
+        return _complain(error, 2)
+    except RunFailed as error:
+        return _complain(error, 1)
+    except KeyboardInterrupt:
+        return _complain("aborted", 128 + signal.SIGINT)
+    except BrokenPipeError:
+        # Nobody reads on; keep the interpreter from failing again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def meta_train_command(argv: Sequence[str]) -> int:
+    """`learned-opt meta-train`."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(f"usage: {PROGRAM} meta-train PRESET --out RUN [options]\n\npresets:")
+        _print_table((name, preset.description) for name, preset in PRESETS.items())
+        print(f"\n{PROGRAM} meta-train PRESET --help shows the options of a preset with their values.")
+        return 0 if argv else 2
+    preset, rest = argv[0], argv[1:]
+    if preset not in PRESETS:
+        raise InputError(f"preset {preset!r}: {_nearest(preset, PRESETS)}; see `{PROGRAM} list presets`")
+    args = _parse(
+        MetaTrainArgs,
+        rest,
+        command=f"meta-train {preset}",
+        description=PRESETS[preset].description,
+        default=MetaTrainArgs(config=PRESETS[preset].config),
+    )
+    _quiet_libraries()
+    if args.dry_run:
+        from meta_train.dry_run import dry_run
+
+        print(dry_run(args.config))
+        return 0
+    if args.out is None:
+        raise InputError(f"--out is missing: expected a directory for the run, such as --out runs/{preset}")
+    return _meta_train(args.config, args.out)
+
+
+def export_command(argv: Sequence[str]) -> int:
+    """`learned-opt export`."""
+    from meta_train.export import export
+
+    args = _parse(ExportArgs, argv, command="export")
+    target = export(args.run, args.name, args.dest)
+    print(f"{target}\nlearned_opt.from_pretrained({args.name if args.dest is None else str(target)!r})")
+    return 0
+
+
+def evaluate_command(argv: Sequence[str]) -> int:
+    """`learned-opt evaluate`."""
+    from meta_train import evaluate
+
+    args = _parse(evaluate.EvaluateArgs, argv, command="evaluate")
+    _quiet_libraries()
+    return evaluate.run(args)
+
+
+def list_command(argv: Sequence[str]) -> int:
+    """`learned-opt list`."""
+    args = _parse(ListArgs, argv, command="list")
+    if args.kind != "all" and args.kind not in _LISTS:
+        raise InputError(f"list {args.kind!r}: {_nearest(args.kind, _LISTS)}")
+    kinds = _LISTS if args.kind == "all" else (args.kind,)
+    for i, kind in enumerate(kinds):
+        if len(kinds) > 1:
+            print(f"{'' if i == 0 else chr(10)}{kind}:")
+        _print_table(_LISTS[kind]().items())
+    return 0
+
+
+COMMANDS = {
+    "meta-train": Command("find the weights of a learned optimizer, or resume", meta_train_command),
+    "evaluate": Command("compare optimizers on a suite of tasks", evaluate_command),
+    "export": Command("release the weights of a finished run under a name", export_command),
+    "list": Command("names of pretrained weights, presets, tasks, suites and optimizers", list_command),
+}
+
+
+def _dispatch(argv: Sequence[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(f"usage: {PROGRAM} COMMAND [options]\n\ncommands:")
+        _print_table((name, command.help) for name, command in COMMANDS.items())
+        print(f"\n{PROGRAM} COMMAND --help shows its options.")
+        return 0 if argv else 2
+    name, rest = argv[0], argv[1:]
+    if name not in COMMANDS:
+        raise InputError(f"command {name!r}: {_nearest(name, COMMANDS)}; see `{PROGRAM} --help`")
+    return COMMANDS[name].run(rest)
+
+
+def _meta_train(config: MetaTrainConfig, out: Path) -> int:
+    from meta_train.trainer import meta_train
+
+    outcome = meta_train(config, out)
+    if outcome.signal is not None:
+        name = signal.Signals(outcome.signal).name
+        progress = f"outer step {outcome.step} of {config.steps}"
+        print(f"stopped by {name} at {progress}, saved in {out}; repeat the command to go on")
+        return 128 + outcome.signal
+    if outcome.resumed_at == outcome.step:
+        print(f"{out} is finished: {outcome.step} outer steps; choose another --out for another run")
+    results = outcome.results
+    print(
+        f"meta-loss {results['meta_loss_before']:.4f} before, {results['meta_loss_after']:.4f} after "
+        f"(mean loss per inner step, {results['episodes']} fixed episodes)\n"
+        f"weights: {out / 'weights.safetensors'}\n\n"
+        "  import learned_opt, optax\n"
+        f"  opt = learned_opt.from_pretrained({str(out)!r}, num_steps={config.horizon.high})\n"
+        "  state = opt.init(params)\n"
+        "  updates, state = opt.update(grads, state, params, value=loss)\n"
+        "  params = optax.apply_updates(params, updates)"
+    )
+    return 0
+
+
+def _parse(
+    kind: type[Args], argv: Sequence[str], *, command: str, default: Args | None = None, description: str | None = None
+) -> Args:
+    """Arguments of a command; what tyro says in a box on failure becomes one line.
+
+    Raises:
+      InputError: unknown flags, or values that do not fit.
+    """
+    complaint = io.StringIO()
+    prog = f"{PROGRAM} {command}"
+    try:
+        with contextlib.redirect_stderr(complaint):
+            extra: dict[str, Any] = {} if default is None else {"default": default}
+            return tyro.cli(kind, args=list(argv), prog=prog, description=description, **extra)
+    except SystemExit as exit_:
+        if not exit_.code:
+            raise
+        raise InputError(f"{condense(complaint.getvalue())}; see `{prog} --help`") from None
+
+
+def condense(box: str) -> str:
+    """What a framed complaint of tyro's says, on one line: its title, help texts and frames are left out.
+
+    Frames are drawn where the encoding of standard output is UTF-8; elsewhere there are only rules of hyphens.
+    """
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    plain = re.sub(r"^╭─ (.*?) ─*╮$", r"\1\n────", plain, flags=re.MULTILINE)
+    lines = [line.strip("│ ") for line in plain.splitlines() if not line.startswith("╰")]
+    _, *sections = (part.strip().splitlines() for part in re.split(r"\n[─-]{4,}\n", "\n".join(lines)))
+    parts = []
+    for number, (first, *rest) in enumerate(section for section in sections if section):
+        flags = [line.split()[0] for line in rest if re.match(r"(--[\w.-]+|[A-Z_]{2,})( |$)", line)]
+        if first.startswith("Missing from"):
+            parts.append(f"missing {', '.join(flags)}")
+        elif first.startswith("Perhaps you meant"):
+            parts.append(f"did you mean {' or '.join(flags[:2])}?")
+        elif number == 0 or first.startswith("Unrecognized"):
+            parts.append(" ".join([first, *rest]).removeprefix("Error parsing config: ").rstrip(".!"))
+    return "; ".join(parts)
+
+
+def _list_pretrained() -> dict[str, str]:
+    import learned_opt
+
+    return dict.fromkeys(learned_opt.list_pretrained(), "")
+
+
+def _list_tasks() -> dict[str, str]:
+    from tasks import suites
+
+    return suites.describe_families() | suites.describe_tasks()
+
+
+def _list_suites() -> dict[str, str]:
+    from tasks import suites
+
+    return suites.describe_suites()
+
+
+def _list_optimizers() -> dict[str, str]:
+    from meta_train.evaluate.names import BASELINES
+
+    return BASELINES | _list_pretrained()
+
+
+_LISTS: dict[str, Callable[[], dict[str, str]]] = {
+    "pretrained": _list_pretrained,
+    "presets": lambda: {name: preset.description for name, preset in PRESETS.items()},
+    "tasks": _list_tasks,
+    "suites": _list_suites,
+    "optimizers": _list_optimizers,
+}
+
+
+def _print_table(rows: Iterable[tuple[str, str]]) -> None:
+    rows = list(rows)
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, text in rows:
+        print(f"  {name:{width}}  {text}".rstrip())
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(known)}"
+
+
+def _complain(error: object, status: int) -> int:
+    print(f"{PROGRAM}: {' '.join(str(error).split())}", file=sys.stderr)
+    return status
+
+
+def _quiet_libraries() -> None:
+    """Keep what libraries log for their own authors out of the way of progress and results."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax; what it logs, it also raises
+    logging.getLogger("jax").setLevel(logging.ERROR)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -1,0 +1,179 @@
+"""Configuration of a meta-training run: frozen dataclasses whose attribute docstrings are the command line's help.
+
+Importing this module loads no JAX. A configuration is saved whole as JSON and read back exactly.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal
+
+from learned_opt.errors import InputError
+
+EstimatorKind = Literal["es-single", "pes", "truncated-es", "full-es"]
+
+
+@dataclass(frozen=True)
+class RuleConfig:
+    """The learned optimizer whose weights are sought."""
+
+    name: str = "small_fc"
+    """Architecture."""
+    settings: dict[str, int | float | str] = field(default_factory=dict)
+    """Settings that differ from the architecture's defaults, as pairs: hidden 8 step_mult 0.01."""
+
+
+@dataclass(frozen=True)
+class TasksConfig:
+    """What the optimizer trains while its weights are sought."""
+
+    family: str
+    """Distribution of tasks (`learned-opt list tasks`)."""
+    samples: int = 1
+    """Tasks drawn from it with the seed. Each is compiled once, and every outer step averages over all of them."""
+
+
+@dataclass(frozen=True)
+class HorizonConfig:
+    """Length of an inner training run, log-uniform between two bounds; equal bounds make it constant."""
+
+    low: int
+    """Shortest, in inner steps."""
+    high: int
+    """Longest, in inner steps."""
+
+
+@dataclass(frozen=True)
+class EstimatorConfig:
+    """How the gradient of the meta-loss is estimated."""
+
+    kind: EstimatorKind
+    """Evolution strategy: es-single keeps its noise for an episode, pes renews it every window, truncated-es
+    forgets what came before the window, full-es runs whole episodes."""
+    pairs: int
+    """Antithetic pairs N."""
+    window: int
+    """Inner steps W per estimate; full-es takes the longest horizon instead."""
+    sigma: float
+    """Standard deviation of the noise on a weight."""
+
+
+@dataclass(frozen=True)
+class MetaOptimizerConfig:
+    """AdamW on the estimated gradient, which is clipped before it."""
+
+    learning_rate: float
+    """Peak learning rate."""
+    warmup_steps: int
+    """Outer steps of linear warm-up from zero; a cosine follows until the last outer step."""
+    final_fraction: float = 0.1
+    """Learning rate at the end, as a fraction of the peak."""
+    clip_norm: float = 1.0
+    """Largest global norm of the gradient."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay, per step and unit of learning rate."""
+
+
+@dataclass(frozen=True)
+class MetaTrainConfig:
+    """Everything that determines the result of a meta-training run."""
+
+    tasks: TasksConfig
+    horizon: HorizonConfig
+    estimator: EstimatorConfig
+    meta_optimizer: MetaOptimizerConfig
+    steps: int
+    """Outer steps of the whole run; the learning rate schedule spans them."""
+    rule: RuleConfig = field(default_factory=RuleConfig)
+    seed: int = 0
+    """All randomness derives from it."""
+    checkpoint_every: int = 500
+    """Outer steps between checkpoints."""
+    metrics_every: int = 50
+    """Outer steps that a line of metrics.jsonl averages over."""
+    scored_episodes: int = 16
+    """Fixed episodes per task on which the meta-loss is measured before and after."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+          InputError: naming the field, its value and what was expected.
+        """
+        at_least_one = (
+            "tasks.samples", "horizon.low", "estimator.pairs", "estimator.window", "steps", "checkpoint_every",
+            "metrics_every", "scored_episodes",
+        )  # fmt: skip
+        positive = ("estimator.sigma", "meta_optimizer.learning_rate", "meta_optimizer.clip_norm")
+        not_negative = ("meta_optimizer.warmup_steps", "meta_optimizer.weight_decay", "seed")
+        values = dict(flatten(self))
+        for name in at_least_one:
+            _require(values[name] >= 1, name, values[name], "at least 1")
+        for name in positive:
+            _require(values[name] > 0, name, values[name], "a number above 0")
+        for name in not_negative:
+            _require(values[name] >= 0, name, values[name], "0 or more")
+        low, warmup, fraction = (
+            self.horizon.low,
+            self.meta_optimizer.warmup_steps,
+            self.meta_optimizer.final_fraction,
+        )
+        _require(self.horizon.high >= low, "horizon.high", self.horizon.high, f"at least horizon.low = {low}")
+        _require(0 <= fraction <= 1, "meta_optimizer.final_fraction", fraction, "a number from 0 to 1")
+        _require(
+            warmup < self.steps,
+            "meta_optimizer.warmup_steps",
+            warmup,
+            f"fewer than the {self.steps} outer steps",
+        )
+
+
+def to_json(config: MetaTrainConfig) -> dict[str, Any]:
+    """The configuration as JSON values."""
+    return _converter().unstructure(config)
+
+
+def from_json(values: Mapping[str, Any]) -> MetaTrainConfig:
+    """The configuration that `to_json` gave `values` for.
+
+    Raises:
+      InputError: a field is missing, unknown or of the wrong type.
+    """
+    import cattrs
+
+    try:
+        return _converter().structure(values, MetaTrainConfig)
+    except cattrs.BaseValidationError as error:
+        reasons = "; ".join(cattrs.transform_error(error, path="config"))
+        raise InputError(f"not a configuration of this version: {reasons}") from error
+
+
+def difference(theirs: MetaTrainConfig, ours: MetaTrainConfig) -> list[str]:
+    """One entry for each field that differs: "estimator.window is 20 there, 50 here"."""
+    there, here = dict(flatten(theirs)), dict(flatten(ours))
+    names = [*there, *(name for name in here if name not in there)]
+    return [
+        f"{name} is {there.get(name, 'absent')} there, {here.get(name, 'absent')} here"
+        for name in names
+        if name not in there or name not in here or there[name] != here[name]
+    ]
+
+
+def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name and value of every field, in order."""
+    values = config if isinstance(config, Mapping) else {f.name: getattr(config, f.name) for f in fields(config)}
+    for name, value in values.items():
+        if is_dataclass(value) or isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _require(holds: bool, name: str, value: Any, expected: str) -> None:
+    if not holds:
+        raise InputError(f"{name} {value}: expected {expected}")
+
+
+def _converter() -> Any:
+    from cattrs.preconf.json import make_converter
+
+    return make_converter(forbid_extra_keys=True)

@@ -1,0 +1,77 @@
+"""What a configuration would do and cost, without doing it; nothing is written."""
+
+import json
+import time
+from typing import Any
+
+import jax
+import optax
+
+from meta_train import config as configs
+from meta_train import outer
+from meta_train.config import MetaTrainConfig
+from meta_train.outer import Experiment, State
+from meta_train.progress import duration
+from meta_train.trainer import compile_step
+
+
+def dry_run(config: MetaTrainConfig) -> str:
+    """Compile the outer step, make two, and describe the run on several lines.
+
+    Raises:
+      InputError: as `meta_train`.
+    """
+    experiment = outer.build(config)
+    state = experiment.init()
+    pairs = config.estimator.pairs * len(experiment.problems)
+    theta = f"{optax.tree.size(state.theta):,} weights of {experiment.rule.name}"
+    start = time.monotonic()
+    compiled: Any = compile_step(experiment, state)
+    compile_seconds = time.monotonic() - start
+    flops = _flops_per_inner_step(experiment, state)
+    memory = compiled.memory_analysis()
+    seconds = _seconds_per_step(experiment, state, compiled)
+    devices = jax.devices()
+    rows = {
+        "configuration": json.dumps(configs.to_json(config)),
+        "tasks": ", ".join(problem.task.name for problem in experiment.problems),
+        "theta": theta,
+        "particles": f"{pairs} antithetic pairs, {experiment.inner_steps:,} inner steps per outer step",
+        "devices": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
+        "memory": (
+            f"{_bytes(memory.argument_size_in_bytes)} state and data, {_bytes(memory.temp_size_in_bytes)} temporary, "
+            f"{_bytes(memory.generated_code_size_in_bytes)} code"
+        ),
+        "work": f"{flops:,.0f} FLOP per inner step, {flops * experiment.inner_steps:,.0f} per outer step",
+        "compilation": f"{compile_seconds:.1f} s",
+        "outer step": f"{1e3 * seconds:.1f} ms, {experiment.inner_steps / seconds:,.0f} inner steps/s",
+        "whole run": f"{duration(compile_seconds + seconds * config.steps)} h:m:s for {config.steps:,} outer steps",
+    }
+    return "\n".join(f"{name:14}{value}" for name, value in rows.items())
+
+
+def _flops_per_inner_step(experiment: Experiment, state: State) -> float:
+    """XLA's count for one inner step of one particle, mean over tasks; loops within a step count once."""
+    key = jax.random.key(0)
+    counts = []
+    for problem in experiment.problems:
+        inner = jax.eval_shape(problem.reset, state.theta, key)
+        cost: Any = jax.jit(problem.step).lower(state.theta, inner, key).cost_analysis()
+        counts.append(float(cost["flops"]))
+    return sum(counts) / len(counts)
+
+
+def _seconds_per_step(experiment: Experiment, state: State, compiled: Any) -> float:
+    """Of the second outer step: the first one touches fresh memory and begins every episode."""
+    state, _ = jax.block_until_ready(compiled(state, experiment.problems))
+    start = time.monotonic()
+    jax.block_until_ready(compiled(state, experiment.problems))
+    return time.monotonic() - start
+
+
+def _bytes(n: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if n < 1000:
+            return f"{n:.3g} {unit}"
+        n /= 1000
+    return f"{n:,.1f} GB"

@@ -1,0 +1,113 @@
+"""From the names on the command line to the optimizers that are compared."""
+
+import difflib
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import optax
+
+import learned_opt
+from learned_opt.errors import InputError
+from meta_train.evaluate import baselines
+
+PyTree = Any
+
+
+@dataclass(frozen=True)
+class Contender:
+    """An optimizer with the trials that its budget gives it."""
+
+    name: str
+    """As given by the user."""
+    kind: Literal["learned", "baseline"]
+    """Learned contenders have one trial; baselines are tuned, and are what others are compared with."""
+    make: Callable[[PyTree, Mapping[str, Any], int], optax.GradientTransformation]
+    """(theta, settings of one trial, steps) -> transform; theta and the settings may be traced."""
+    trials: tuple[dict[str, float], ...]
+    """Settings of each trial, all with the same keys; ascending where it is a grid of rates."""
+    theta: PyTree = None
+    """Weights of a learned optimizer."""
+    evaluation_params: Callable[[PyTree, PyTree], PyTree] = baselines.trained_params
+    """(optimizer state, trained parameters) -> the parameters whose final losses count."""
+
+    def identity(self) -> dict[str, Any]:
+        """What results must agree on to belong to the same contender; JSON values."""
+        return {"kind": self.kind, "trials": list(self.trials), "theta_sha256": fingerprint(self.theta)}
+
+
+def baseline(name: str, rates: int) -> Contender:
+    """The baseline `name` with a grid of `rates` learning rates."""
+    entry = baselines.TABLE[name]
+    return Contender(
+        name=name,
+        kind="baseline",
+        make=lambda theta, settings, steps: entry.make(settings["learning_rate"]),
+        trials=tuple({"learning_rate": rate} for rate in baselines.rate_grid(entry.centre, rates)),
+        evaluation_params=entry.evaluation_params,
+    )
+
+
+def learned(name: str, rule: Any, theta: PyTree) -> Contender:
+    """The learned optimizer `rule` with weights `theta`: one trial, told how many steps there will be."""
+    return Contender(
+        name=name,
+        kind="learned",
+        make=lambda theta, settings, steps: rule.transform(theta, num_steps=steps),
+        trials=({},),
+        theta=theta,
+    )
+
+
+def resolve(name: str, *, rates: int) -> Contender:
+    """The contender that a name stands for: a baseline, else a directory of weights, else a pretrained name.
+
+    Raises:
+      InputError: there is no such thing; the message has the nearest names.
+      WeightsError: the weights cannot be used.
+    """
+    if name in baselines.TABLE:
+        return baseline(name, rates)
+    released = learned_opt.list_pretrained()
+    if Path(name).is_dir() or name in released:
+        loaded = learned_opt.load_pretrained(name)
+        return learned(name, loaded.rule, loaded.theta)
+    near = difflib.get_close_matches(name, [*baselines.TABLE, *released], n=3)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise InputError(
+        f"optimizers: {name!r} is neither a directory of weights nor a known name; {hint}"
+        "see `learned-opt list optimizers`"
+    )
+
+
+def resolve_all(names: Sequence[str], *, rates: int) -> tuple[Contender, ...]:
+    """The contenders of a comparison, in the order given.
+
+    Raises:
+      InputError: no name, a name given twice, or an unknown one.
+    """
+    cleaned = [name.strip().rstrip("/") for name in names if name.strip()]
+    if not cleaned:
+        raise InputError("optimizers: none given, expected e.g. adam,sgd; see `learned-opt list optimizers`")
+    # Two spellings of one directory are one optimizer.
+    spellings = [str(Path(n).resolve()) if n not in baselines.TABLE and Path(n).is_dir() else n for n in cleaned]
+    twice = [n for i, n in enumerate(cleaned) if spellings[i] in spellings[:i]]
+    if twice:
+        raise InputError(f"optimizers: {twice[0]!r} is given twice, expected each once; remove one")
+    return tuple(resolve(name, rates=rates) for name in cleaned)
+
+
+def fingerprint(theta: PyTree) -> str | None:
+    """SHA-256 of shapes, dtypes and values of the weights in tree order; None where there are none."""
+    leaves = jax.tree.leaves(theta)
+    if not leaves:
+        return None
+    digest = hashlib.sha256()
+    for leaf in map(np.asarray, leaves):
+        digest.update(f"{leaf.dtype}{leaf.shape}".encode())
+        digest.update(leaf.tobytes())
+    return digest.hexdigest()

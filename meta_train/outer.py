@@ -1,0 +1,181 @@
+"""The outer step: a meta-gradient from every task, AdamW, new weights theta. One program, one state.
+
+g      = mean over tasks of estimate(task, theta)
+theta <- theta + AdamW(clip(g)),   warm-up + cosine; skipped when g is not finite
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Key
+
+from learned_opt.rules import make_rule
+from learned_opt.rules.base import Rule
+from meta_train import estimators
+from meta_train.config import MetaOptimizerConfig, MetaTrainConfig
+from meta_train.horizon import LogUniform
+from meta_train.problem import TaskProblem, mean_loss
+from tasks.suites import family
+
+PyTree = Any
+Problems = tuple[TaskProblem, ...]
+
+THETA, TASKS, EPISODES, SCORE = range(4)
+"""Streams of the run's key: initial weights, drawn tasks, estimators, and the episodes of `score`."""
+
+
+@runtime_checkable
+class Estimator(Protocol):
+    """A meta-gradient estimator as the outer step uses it; see `meta_train.estimators`."""
+
+    @property
+    def inner_steps(self) -> int:
+        """Inner steps of one estimate, all particles counted."""
+        ...
+
+    def init(self, problem: TaskProblem, theta: PyTree, key: Key[Array, ""]) -> PyTree:
+        """State before the first estimate: everything that changes, a pytree of arrays."""
+        ...
+
+    def estimate(self, problem: TaskProblem, theta: PyTree, state: PyTree) -> tuple[PyTree, PyTree, dict[str, Array]]:
+        """Gradient like theta; the next state; scalar metrics, `meta_loss` among them."""
+        ...
+
+
+class State(NamedTuple):
+    """Everything that changes from one outer step to the next."""
+
+    step: Array
+    """Outer steps made, int32."""
+    theta: PyTree
+    """Weights sought."""
+    opt_state: optax.ApplyIfFiniteState
+    """State of the meta-optimizer."""
+    estimators: tuple[PyTree, ...]
+    """State of the estimator of each task: particles, clocks, keys."""
+    totals: dict[str, Array]
+    """Sums of the metrics since the last line of metrics.jsonl."""
+
+
+class Report(NamedTuple):
+    """What the host reads after an outer step."""
+
+    meta_loss: Array
+    """Mean bounded loss per inner step, of this outer step alone."""
+    theta_norm: Array
+    """Global norm of the new weights."""
+    failures: Array
+    """Outer steps in a row, up to this one, whose gradient was not finite; int32."""
+    means: dict[str, Array]
+    """Metrics averaged over the outer steps since the last line of metrics.jsonl."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A configuration, made concrete. The problems are a pytree of device arrays; pass them to `step` as arguments."""
+
+    config: MetaTrainConfig
+    rule: Rule
+    estimator: Estimator
+    problems: Problems
+
+    @property
+    def inner_steps(self) -> int:
+        """Inner steps of one outer step, all particles of all tasks counted."""
+        return self.estimator.inner_steps * len(self.problems)
+
+    def initial_theta(self) -> PyTree:
+        """Weights before the first outer step."""
+        return self.rule.init(self._key(THETA))
+
+    def init(self) -> State:
+        """State before the first outer step."""
+        theta = self.initial_theta()
+        key = self._key(EPISODES)
+        states = tuple(
+            self.estimator.init(problem, theta, jax.random.fold_in(key, i)) for i, problem in enumerate(self.problems)
+        )
+        opt_state = cast(optax.ApplyIfFiniteState, self._meta_optimizer().init(theta))
+        state = State(jnp.int32(0), theta, opt_state, states, totals={})
+        metrics = jax.eval_shape(lambda *args: self._advance(*args)[1], state, self.problems)
+        return state._replace(totals={name: jnp.zeros(x.shape, x.dtype) for name, x in metrics.items()})
+
+    def step(self, state: State, problems: Problems) -> tuple[State, Report]:
+        """One outer step; pure and jittable."""
+        new, metrics = self._advance(state, problems)
+        done = state.step % self.config.metrics_every  # steps that the totals hold
+        totals = {name: jnp.where(done == 0, 0.0, state.totals[name]) + x for name, x in metrics.items()}
+        means = {name: total / (done + 1) for name, total in totals.items()}
+        report = Report(metrics["meta_loss"], metrics["theta_norm"], new.opt_state.notfinite_count, means)
+        return new._replace(totals=totals), report
+
+    def score(self, theta: PyTree) -> Float[Array, "tasks episodes"]:
+        """Mean loss per inner step on fixed whole episodes, the same for every theta."""
+        keys = jax.random.split(self._key(SCORE), self.config.scored_episodes)
+        return jnp.stack([_mean_loss(problem, theta, keys) for problem in self.problems])
+
+    def _advance(self, state: State, problems: Problems) -> tuple[State, dict[str, Array]]:
+        estimates = [
+            self.estimator.estimate(problem, state.theta, estimator_state)
+            for problem, estimator_state in zip(problems, state.estimators, strict=True)
+        ]
+        gradients, states, metrics = zip(*estimates, strict=True)
+        gradient, metrics = _mean(gradients), _mean(metrics)
+        updates, opt_state = self._meta_optimizer().update(gradient, state.opt_state, state.theta)
+        opt_state = cast(optax.ApplyIfFiniteState, opt_state)
+        theta = optax.apply_updates(state.theta, updates)
+        metrics = {name: jnp.asarray(x, jnp.float32) for name, x in metrics.items()} | {
+            "gradient_norm": optax.tree.norm(gradient),
+            "theta_norm": optax.tree.norm(theta),
+            "learning_rate": schedule(self.config.meta_optimizer, self.config.steps)(state.step),
+            "skipped": 1.0 - jnp.asarray(opt_state.last_finite, jnp.float32),
+        }
+        return State(state.step + 1, theta, opt_state, states, state.totals), metrics
+
+    def _meta_optimizer(self) -> optax.GradientTransformation:
+        return meta_optimizer(self.config.meta_optimizer, self.config.steps)
+
+    def _key(self, stream: int) -> Array:
+        return jax.random.fold_in(jax.random.key(self.config.seed), stream)
+
+
+def build(config: MetaTrainConfig) -> Experiment:
+    """Read the data and draw the tasks of a configuration.
+
+    Raises:
+      InputError: an unknown rule or family (the latter of `tasks.errors`), or data that are not there.
+    """
+    rule = make_rule(config.rule.name, config.rule.settings)
+    horizon = LogUniform(config.horizon.low, config.horizon.high)
+    tasks = family(config.tasks.family)
+    key = jax.random.fold_in(jax.random.key(config.seed), TASKS)
+    problems = tuple(
+        TaskProblem(tasks.sample(jax.random.fold_in(key, i)), rule, horizon) for i in range(config.tasks.samples)
+    )
+    return Experiment(config, rule, estimators.build(config.estimator, max_horizon=config.horizon.high), problems)
+
+
+def meta_optimizer(config: MetaOptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """AdamW after clipping to a global norm; a gradient that is not finite changes nothing and is counted."""
+    adamw = optax.adamw(schedule(config, steps), weight_decay=config.weight_decay)
+    clipped = optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+    never = int(jnp.iinfo(jnp.int32).max)
+    return optax.apply_if_finite(clipped, max_consecutive_errors=never)
+
+
+def schedule(config: MetaOptimizerConfig, steps: int) -> optax.Schedule:
+    """Learning rate: linear from zero over the warm-up, then a cosine that ends at step `steps`."""
+    peak = config.learning_rate
+    if config.warmup_steps == 0:
+        return optax.cosine_decay_schedule(peak, steps, alpha=config.final_fraction)
+    return optax.warmup_cosine_decay_schedule(0.0, peak, config.warmup_steps, steps, config.final_fraction * peak)
+
+
+def _mean(trees: tuple[PyTree, ...]) -> PyTree:
+    return jax.tree.map(lambda *xs: sum(xs) / len(xs), *trees)
+
+
+_mean_loss = jax.jit(mean_loss)

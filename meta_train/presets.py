@@ -1,0 +1,47 @@
+"""Named configurations. Each description states what a run costs and what it reaches, as measured."""
+
+from dataclasses import dataclass
+
+from meta_train.config import (
+    EstimatorConfig,
+    HorizonConfig,
+    MetaOptimizerConfig,
+    MetaTrainConfig,
+    TasksConfig,
+)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A configuration with what is known of it."""
+
+    description: str
+    """One line: what it does, measured cost, measured result."""
+    config: MetaTrainConfig
+
+
+PRESETS: dict[str, Preset] = {
+    "quickstart": Preset(
+        description="small_fc on an MLP classifying digits, ES-Single over 200 steps; minutes on two CPU cores",
+        config=MetaTrainConfig(
+            tasks=TasksConfig(family="digits-mlp"),
+            horizon=HorizonConfig(low=200, high=200),
+            estimator=EstimatorConfig(kind="es-single", pairs=8, window=20, sigma=0.01),
+            meta_optimizer=MetaOptimizerConfig(learning_rate=3e-3, warmup_steps=100),
+            steps=5000,
+        ),
+    ),
+    "debug": Preset(
+        description="every part of quickstart at its smallest: seconds, and weights of no use",
+        config=MetaTrainConfig(
+            tasks=TasksConfig(family="digits-mlp"),
+            horizon=HorizonConfig(low=8, high=20),
+            estimator=EstimatorConfig(kind="pes", pairs=2, window=5, sigma=0.01),
+            meta_optimizer=MetaOptimizerConfig(learning_rate=3e-3, warmup_steps=2),
+            steps=30,
+            checkpoint_every=10,
+            metrics_every=3,
+            scored_episodes=2,
+        ),
+    ),
+}

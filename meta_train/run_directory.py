@@ -1,0 +1,135 @@
+"""The directory of a meta-training run: who may write it, and what it was made with.
+
+    config.json           configuration, and a record of every start (versions, devices, command)
+    metrics.jsonl  tb/    see `meta_train.metrics`
+    checkpoints/          see `meta_train.checkpointing`
+    weights.safetensors   card.json   the result, loadable by `learned_opt.from_pretrained`
+
+Importing this module loads no JAX.
+"""
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from learned_opt.errors import InputError
+from meta_train import config as configs
+from meta_train.config import MetaTrainConfig
+
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+TENSORBOARD = "tb"
+LOCK = ".lock"
+
+_PACKAGES = ("learned-opt", "jax", "jaxlib", "dm-haiku", "numpy", "optax", "orbax-checkpoint")
+
+
+@contextmanager
+def claim(run: Path, config: MetaTrainConfig) -> Iterator[None]:
+    """Hold `run` for one writer, as a new run of `config` or one begun with exactly it; nothing is overwritten.
+
+    Raises:
+      InputError: `run` holds something else, belongs to another configuration, or is being written.
+    """
+    _check_contents(run)
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / LOCK).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"{run} is being written by another process: wait for it, or choose another --out"
+            ) from error
+        _check_contents(run)
+        _check_config(run, config)
+        yield
+
+
+def read_config(run: Path) -> MetaTrainConfig:
+    """The configuration that `run` was begun with.
+
+    Raises:
+      InputError: there is none, or it cannot be read.
+    """
+    return configs.from_json(_read(run)["config"])
+
+
+def record_start(run: Path, config: MetaTrainConfig, *, step: int, devices: Sequence[str]) -> None:
+    """Write `config.json`, or add this start to the ones that are there."""
+    starts = _read(run)["starts"] if (run / CONFIG).exists() else []
+    start = {
+        "step": step,
+        "command": ["learned-opt", *sys.argv[1:]],
+        "devices": list(devices),
+        "versions": versions(),
+        "git": git_revision(),
+    }
+    text = json.dumps({"config": configs.to_json(config), "starts": [*starts, start]}, indent=2) + "\n"
+    partial = run / f"{CONFIG}.partial"
+    partial.write_text(text)
+    os.replace(partial, run / CONFIG)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on."""
+    installed = {}
+    for package in _PACKAGES:
+        try:
+            installed[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {"python": platform.python_version(), **installed}
+
+
+def git_revision() -> str | None:
+    """Commit of the source, with "-dirty" if files differ from it; None where the source is no git checkout."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    describe = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(describe, capture_output=True, check=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _check_contents(run: Path) -> None:
+    if run.exists() and not run.is_dir():
+        raise InputError(f"{run} is a file, expected a directory: choose another --out")
+    if run.is_dir() and not (run / CONFIG).exists():
+        others = sorted(path.name for path in run.iterdir() if path.name != LOCK)
+        if others:
+            raise InputError(f"{run} holds {others[0]} but no {CONFIG}, so it is no run: choose another --out")
+
+
+def _check_config(run: Path, config: MetaTrainConfig) -> None:
+    if not (run / CONFIG).exists():
+        return
+    differences = configs.difference(read_config(run), config)
+    if differences:
+        raise InputError(
+            f"{run} was begun with another configuration: {'; '.join(differences)}. Repeat its settings to resume it "
+            "(even its number of steps cannot change, the schedule depends on it), or choose another --out"
+        )
+
+
+def _read(run: Path) -> dict[str, Any]:
+    path = run / CONFIG
+    try:
+        values = json.loads(path.read_text())
+        return {"config": values["config"], "starts": values["starts"]}
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{run} is no run: it has no {CONFIG}; `learned-opt meta-train PRESET --out RUN` makes one"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} cannot be read ({error}): restore it, or choose another --out") from error

@@ -1,0 +1,1 @@
+"""What gets optimized: tasks, the families they are drawn from, their data, and named suites of them."""

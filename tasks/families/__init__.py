@@ -1,0 +1,1 @@
+"""Task families: one file each; `tasks.suites` names the distributions that are in use."""

@@ -1,0 +1,159 @@
+"""Prepared data sets on disk, in the format of TensorFlow Datasets (TFDS), read without TensorFlow.
+
+Reads any set that TFDS has prepared in a format with random access (array_record or parquet);
+`tasks.importing` turns arrays into such a set. Everything here is NumPy on the host; `tasks.data` puts the
+arrays on the device.
+
+Traps of TFDS 4.9 that these two modules exist to keep away from everybody else:
+
+* `tfds.load` and `as_dataset` import TensorFlow; `as_data_source` does not.
+* `tfds.data_source(name, data_dir=...)` falls back to TFRecord, which needs TensorFlow. We ask the files.
+* A set that is not prepared gives a KeyError about empty splits, an unknown name a list of all 246 names, and
+  a download without a network retries for minutes. Each is one line here, at once: reading never downloads.
+* Tensor features go through float32, and scalars lose their type, unless they are encoded as bytes.
+* Its parquet writer drops every other hundred of a shard's examples, because it slices an iterator by
+  absolute position. Shards of at most a hundred examples come out whole.
+* It prints, logs and draws progress bars.
+"""
+
+import contextlib
+import difflib
+import io
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tasks.embedded import EMBEDDED
+from tasks.errors import DataUnavailable, InputError
+
+Arrays = Mapping[str, np.ndarray]
+"""The fields of one split: {field: array of shape (N, ...)}."""
+
+_CHUNK = 4096  # examples decoded at a time; bounds the memory that Python objects take
+
+
+class Prepared(NamedTuple):
+    """A data set as read from disk."""
+
+    splits: Mapping[str, Arrays]
+    classes: int | None  # of the field "label"; None where there is none
+
+
+def data_directory(data_dir: str | os.PathLike[str] | None = None) -> Path:
+    """The folder of prepared data sets: `data_dir`, else TFDS_DATA_DIR, else TFDS's ~/tensorflow_datasets."""
+    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def is_prepared(name: str, data_dir: str | os.PathLike[str] | None = None) -> bool:
+    """Whether some version of a set without configurations is complete on disk; looks at the files only."""
+    return any(complete(folder) for folder in (data_directory(data_dir) / name).glob("[0-9]*"))
+
+
+def read(name: str, data_dir: str | os.PathLike[str] | None = None) -> Prepared:
+    """Read a prepared data set: every field of numbers with one shape per example, as one array per split.
+
+    Args:
+      name: a TFDS name: `mnist`, `name/config`, `name:1.0.0`; the newest version on disk where none is given.
+      data_dir: see `data_directory`.
+
+    Raises:
+      InputError: for an unknown name, or a set with nothing to read in it.
+      DataUnavailable: for a known set that is not prepared, is damaged, or is in a format that needs
+        TensorFlow.
+    """
+    root = data_directory(data_dir)
+    builder = _find(name, root)
+    build = f"tfds build {name} --file_format=array_record --data_dir={root}"
+    if not complete(Path(builder.data_path)):
+        raise DataUnavailable(
+            f"data set {name!r} is not prepared in {root}: run `{build}` where there is a network and "
+            f"tensorflow (pip install 'learned-opt[data]'), or set TFDS_DATA_DIR to the folder that holds it"
+        )
+    formats = sorted(str(f.value) for f in builder.info.available_file_formats())
+    usable = [f for f in formats if f in ("array_record", "parquet")]
+    if not usable:
+        raise DataUnavailable(
+            f"data set {name!r} in {root} is stored as {', '.join(formats)}, which only TensorFlow reads: "
+            f"run `{build} --overwrite`"
+        )
+    features = {f: feature for f, feature in builder.info.features.items() if _is_array(feature)}
+    if not features:
+        found = ", ".join(builder.info.features)
+        raise InputError(f"data set {name!r}: expected a field of numbers of one shape, found {found}")
+    try:
+        splits = {
+            str(split): _read_split(builder.as_data_source(split, file_format=usable[0]), info, features)
+            for split, info in builder.info.splits.items()
+        }
+    except ImportError as error:
+        raise DataUnavailable(
+            f"data set {name!r} cannot be decoded ({first_line(error)}): run `pip install 'learned-opt[data]'`"
+        ) from error
+    except Exception as error:  # whatever a damaged file makes the decoders raise
+        raise DataUnavailable(
+            f"data set {name!r} cannot be read ({first_line(error)}): remove {builder.data_path} and prepare it again"
+        ) from error
+    return Prepared(splits, getattr(features.get("label"), "num_classes", None))
+
+
+def complete(folder: Path) -> bool:
+    """Whether the folder of a version holds a whole data set: TFDS gives it its name when all is written."""
+    return (folder / "dataset_info.json").is_file()
+
+
+def first_line(error: BaseException) -> str:
+    """What fits into a one-line message of a library's error."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Swallow what TFDS prints; what matters comes back as an exception."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def _find(name: str, root: Path) -> Any:
+    """The TFDS builder of the files under `root` if there are any, else that of TFDS's catalogue."""
+    if not re.fullmatch(r"\w+(/[\w.\-]+)?(:[\d.*]+)?", name):
+        raise InputError(f"data set {name!r}: expected a name such as mnist, name/config or name:1.0.0")
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.registered import DatasetNotFoundError
+
+    # Given a version, even any, TFDS looks at the files before its own code, which knows one version only.
+    query = name if ":" in name else f"{name}:*.*.*"
+    try:
+        with quiet():
+            return tfds.builder(query, data_dir=os.fspath(root))
+    except DatasetNotFoundError as error:
+        here = [folder.name for folder in root.iterdir() if folder.is_dir()] if root.is_dir() else []
+        known = {*tfds.list_builders(with_community_datasets=False), *EMBEDDED, *here} - {"downloads"}
+        near = difflib.get_close_matches(re.split("[/:]", name)[0], sorted(known), n=3)
+        raise InputError(
+            f"unknown data set {name!r}: expected an embedded one, one of TFDS's, or one in {root}; "
+            f"nearest names: {', '.join(near or EMBEDDED)}"
+        ) from error
+    except Exception as error:  # a configuration or version that does not exist, or damaged metadata
+        raise InputError(f"data set {name!r} in {root}: {first_line(error)}") from error
+
+
+def _read_split(source: Any, info: Any, features: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    count = info.num_examples
+    if len(source) != count:
+        raise ValueError(f"{len(source)} examples where its metadata say {count}")
+    columns: dict[str, list[np.ndarray]] = {field: [] for field in features}
+    for start in range(0, count, _CHUNK):
+        rows = source.__getitems__(list(range(start, min(start + _CHUNK, count))))
+        for field, column in columns.items():
+            column.append(np.stack([row[field] for row in rows]))
+    return {field: np.concatenate(column) for field, column in columns.items()}
+
+
+def _is_array(feature: Any) -> bool:
+    shape = feature.shape
+    fixed = isinstance(shape, tuple) and all(axis is not None for axis in shape)
+    return fixed and np.dtype(feature.np_dtype).kind in "biuf"

@@ -1,0 +1,260 @@
+"""From names to files, on tiny tasks."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import evaluate_toy
+import jax
+import numpy as np
+import pytest
+
+import learned_opt
+import learned_opt.pretrained
+from learned_opt.errors import InputError, WeightsError
+from meta_train.errors import RunFailed
+from meta_train.evaluate import EvaluateArgs, contenders, evaluate, run, runner, store
+from meta_train.evaluate import sweep as sweeping
+
+OPTIMIZERS = ["decayed_sgd", "sgd"]
+SMALL = {"steps": 40, "seeds": 3, "rates": 3}
+
+
+@pytest.fixture(autouse=True)
+def toy(monkeypatch):
+    evaluate_toy.install(monkeypatch)
+
+
+@pytest.fixture
+def no_sweep(monkeypatch):
+    def fail(*args, **kwargs):
+        raise AssertionError("nothing was to be run")
+
+    monkeypatch.setattr(runner, "sweep", fail)
+
+
+@pytest.fixture(scope="module")
+def killed_and_finished(tmp_path_factory):
+    """An evaluation that is killed as soon as it has a result, and the same one again: (results at the kill, out)."""
+    directory = tmp_path_factory.mktemp("evaluation")
+    out = directory / "out"
+    program = (
+        "import pytest; from pathlib import Path; from meta_train.evaluate import evaluate\n"
+        "import evaluate_toy\n"
+        "evaluate_toy.install(pytest.MonkeyPatch())\n"
+        f"evaluate({OPTIMIZERS}, 'toy', Path({str(out)!r}), **{SMALL})"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with (directory / "log").open("w") as log:
+        process = subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=log)
+    deadline = time.monotonic() + 200
+    while not (out / "results.jsonl").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, (directory / "log").read_text()
+    at_the_kill = (out / "results.jsonl").read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        evaluate_toy.install(patch)
+        evaluate(OPTIMIZERS, "toy", out, **SMALL)
+    return at_the_kill, out
+
+
+@pytest.fixture
+def finished(killed_and_finished):
+    return killed_and_finished[1]
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+def rows(out):
+    """The lines without what the clock put there."""
+    return rows_of((out / "results.jsonl").read_bytes().splitlines())
+
+
+def rows_of(lines):
+    lines = [json.loads(line) for line in lines]
+    assert all(line.pop("seconds") > 0 for line in lines)
+    return lines
+
+
+def test_one_line_per_training_run(finished):
+    lines = rows(finished)
+    keys = [(r["task"], r["optimizer"], r["trial"], r["seed"]) for r in lines]
+    trials = {"decayed_sgd": 1, "sgd": 3}
+    assert keys == [
+        (task, name, trial, seed)
+        for task in ("small", "large")
+        for name in OPTIMIZERS
+        for trial in range(trials[name])
+        for seed in range(3)
+    ]
+    promised = {
+        "task",
+        "optimizer",
+        "trial",
+        "seed",
+        "steps",
+        "final_train_loss",
+        "final_valid_loss",
+        "diverged",
+    }
+    assert promised < set(lines[0])
+    assert all(r["steps"] == 40 for r in lines)
+    rates = {(r["optimizer"], r["learning_rate"]) for r in lines}
+    assert rates == {("decayed_sgd", None), ("sgd", 0.03), ("sgd", 0.1), ("sgd", 0.3)}
+
+
+def test_lines_agree_with_the_curves(finished):
+    for row in rows(finished):
+        with np.load(store.curves_path(finished, row["task"], row["optimizer"])) as curves:
+            loss = curves["loss"][row["trial"], row["seed"]]
+        assert row["diverged"] == (not np.isfinite(loss).all())
+        if not row["diverged"]:
+            assert row["diverged_at"] is None
+            assert row["mean_train_loss"] == pytest.approx(loss.mean(dtype=np.float64))
+            assert row["first_train_loss"] == pytest.approx(loss[0])
+            assert row["final_train_loss"] < row["first_train_loss"] or row["optimizer"] == "sgd"
+
+
+def test_divergence_is_flagged_and_counted(finished):
+    large = [r for r in rows(finished) if r["task"] == "large"]
+    assert all(r["diverged"] and r["final_valid_loss"] is None and 0 < r["diverged_at"] < 40 for r in large)
+    summary = json.loads((finished / "summary.json").read_text())
+    sgd = summary["per_task"]["large"]["sgd"]
+    assert (sgd["diverged"], sgd["diverged_all_trials"], sgd["mean_train_loss"]["n"]) == (3, 9, 0)
+    assert summary["overall"]["sgd"]["diverged_all_trials"] == 9
+    assert summary["overall"]["sgd"]["tasks_diverged"] == 1
+
+
+def test_summary(finished):
+    summary = json.loads((finished / "summary.json").read_text())
+    small = summary["per_task"]["small"]
+    losses = [r["mean_train_loss"] for r in rows(finished) if (r["task"], r["optimizer"]) == ("small", "decayed_sgd")]
+    figure = small["decayed_sgd"]["mean_train_loss"]
+    assert figure["mean"] == pytest.approx(np.mean(losses))
+    assert figure["low"] < figure["mean"] < figure["high"] and figure["n"] == 3
+    assert small["decayed_sgd"]["comparison"]["baseline"] == "sgd"
+    assert summary["budgets"] == {"decayed_sgd": 1, "sgd": 3}
+    assert summary["seeds"] == [0, 1, 2]
+    assert summary["configuration"]["versions"]["jax"]
+    assert small["sgd"]["compile_seconds"] > 0
+
+
+def test_the_command_prints_tables_and_reads_what_is_there(copy, no_sweep, capsys):
+    before = (copy / "results.jsonl").read_bytes()
+    (copy / "summary.json").unlink()
+    args = EvaluateArgs(optimizers="decayed_sgd, sgd", suite="toy", out=copy, **SMALL)
+    assert run(args) == 0
+    printed = capsys.readouterr().out
+    assert "small: 40 steps" in printed and "large: 40 steps" in printed and "overall: 2 tasks" in printed
+    assert str(copy / "results.jsonl") in printed.replace("\n", "")
+    assert (copy / "results.jsonl").read_bytes() == before
+    assert (copy / "summary.json").exists()
+
+
+def test_what_a_killed_evaluation_finished_is_not_run_again(killed_and_finished):
+    at_the_kill, out = killed_and_finished
+    done = b"".join(at_the_kill.splitlines(keepends=True)[:3])  # the first group at least
+    assert done.endswith(b"\n") and len(at_the_kill) < len((out / "results.jsonl").read_bytes())
+    assert (out / "results.jsonl").read_bytes().startswith(done)
+
+
+def test_results_are_deterministic_and_do_not_depend_on_what_else_runs(copy):
+    """The group that the killed process ran, run again by this one, after the others."""
+    lines = (copy / "results.jsonl").read_bytes().splitlines(keepends=True)
+    (copy / "results.jsonl").write_bytes(b"".join(lines[3:]))
+    before, curves = rows_of(lines), store.curves_path(copy, "small", "decayed_sgd")
+    with np.load(curves) as there:
+        loss = there["loss"]
+    summary = json.loads((copy / "summary.json").read_text())
+    evaluate(OPTIMIZERS, "toy", copy, **SMALL)
+    assert rows(copy) == before[3:] + before[:3]
+    with np.load(curves) as there:
+        np.testing.assert_array_equal(there["loss"], loss)
+    again = json.loads((copy / "summary.json").read_text())
+    for entry in (summary, again):
+        del entry["per_task"]["small"]["decayed_sgd"]["seconds_per_run"]
+        del entry["per_task"]["small"]["decayed_sgd"]["compile_seconds"]
+    assert again == summary
+
+
+def test_another_configuration_is_refused(copy, no_sweep):
+    before = (copy / "results.jsonl").read_bytes()
+    with pytest.raises(InputError, match="steps: 40 there, 41 asked"):
+        evaluate(OPTIMIZERS, "toy", copy, **{**SMALL, "steps": 41})
+    assert (copy / "results.jsonl").read_bytes() == before
+
+
+def test_other_weights_under_the_same_name_are_another_configuration(copy, no_sweep, monkeypatch):
+    evaluate_toy.install(monkeypatch, rate=0.2)
+    with pytest.raises(InputError, match=r"decayed_sgd\.theta_sha256"):
+        evaluate(OPTIMIZERS, "toy", copy, **SMALL)
+
+
+@pytest.mark.parametrize(
+    "optimizers, words",
+    [
+        (["adm"], ["adm", "did you mean adam", "learned-opt list optimizers"]),
+        (["decayed_sdg"], ["did you mean decayed_sgd"]),
+        (["runs/nothing-like-it"], ["neither a directory", "learned-opt list optimizers"]),
+        (["adam", "sgd", " adam"], ["'adam' is given twice"]),
+        ([""], ["none given"]),
+        ([], ["none given"]),
+    ],
+)
+def test_bad_names(optimizers, words, tmp_path):
+    with pytest.raises(InputError) as caught:
+        evaluate(optimizers, "toy", tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert all(word in str(caught.value) for word in words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_directory_under_two_names_is_given_twice(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="is given twice"):
+        evaluate(["run", "./run/"], "toy", tmp_path / "out")
+
+
+@pytest.mark.parametrize("field, value", [("steps", 0), ("seeds", 0), ("rates", -1), ("seed", -2)])
+def test_bad_numbers(field, value, tmp_path):
+    with pytest.raises(InputError, match=f"{field}: {value} is too small"):
+        evaluate(["adam"], "toy", tmp_path / "out", **{field: value})
+
+
+def test_a_full_disk_fails_and_leaves_what_was_finished(copy, monkeypatch):
+    lines = (copy / "results.jsonl").read_bytes().splitlines(keepends=True)
+    (copy / "results.jsonl").write_bytes(b"".join(lines[:-9]))  # the last group is missing
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runner, "_run_group", full)
+    with pytest.raises(RunFailed, match=r"No space left on device.*the same command resumes"):
+        evaluate(OPTIMIZERS, "toy", copy, **SMALL)
+    assert (copy / "results.jsonl").read_bytes() == b"".join(lines[:-9])
+
+
+def test_a_directory_of_weights_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    rule = learned_opt.SmallFC(hidden=3)
+    theta = rule.init(jax.random.key(7))
+    card = {field: {} for field in learned_opt.pretrained.CARD_FIELDS}
+    learned_opt.pretrained.save_pretrained(tmp_path / "run", rule, theta, card)
+    (contender,) = contenders.resolve_all([f"{tmp_path}/run/"], rates=7)
+    assert (contender.name, contender.kind, contender.trials) == (f"{tmp_path}/run", "learned", ({},))
+    assert contender.identity()["theta_sha256"] == contenders.fingerprint(theta) != contenders.fingerprint(None)
+    # It is an optimizer of the task, traced and all.
+    assert sweeping.bytes_per_run(evaluate_toy.linear(), contender, 4) > 0
+    (tmp_path / "run" / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(WeightsError):
+        contenders.resolve_all([f"{tmp_path}/run"], rates=7)

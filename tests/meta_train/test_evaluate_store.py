@@ -1,0 +1,143 @@
+import fcntl
+import json
+
+import numpy as np
+import pytest
+
+from learned_opt.errors import InputError
+from meta_train.evaluate import store
+
+CONFIGURATION = {"steps": 3, "optimizers": {"a": {"kind": "baseline"}, "x/b": {"kind": "learned"}}}
+RUNS = {("t", "a"): 4, ("t", "x/b"): 2}
+CURVES = store.windows(np.ones((2, 2, 3), np.float32))
+
+
+def group(optimizer, n):
+    return [{"task": "t", "optimizer": optimizer, "trial": i // 2, "seed": i % 2} for i in range(n)]
+
+
+def fill(out):
+    with store.opened(out, CONFIGURATION, RUNS) as results:
+        for (_, name), n in RUNS.items():
+            if ("t", name) not in results.groups:
+                results.add(group(name, n), CURVES)
+        return dict(results.groups)
+
+
+def test_results_come_back(tmp_path):
+    groups = fill(tmp_path)
+    before = (tmp_path / "results.jsonl").read_bytes()
+    with store.opened(tmp_path, CONFIGURATION, RUNS) as results:
+        assert results.groups == groups
+    assert (tmp_path / "results.jsonl").read_bytes() == before
+    assert len(before.splitlines()) == 6
+
+
+def test_a_kill_at_any_byte_loses_and_repeats_nothing(tmp_path):
+    fill(tmp_path)
+    path = tmp_path / "results.jsonl"
+    whole = path.read_bytes()
+    first = sum(len(line) for line in whole.splitlines(keepends=True)[:4])
+    for cut in sorted({*range(0, len(whole), 9), first - 1, first, len(whole) - 1}):
+        path.write_bytes(whole[:cut])
+        with store.opened(tmp_path, CONFIGURATION, RUNS) as results:
+            # The last newline carries no information: without it the group is there in full.
+            assert len(results.groups) == (cut >= first - 1) + (cut >= len(whole) - 1)
+            assert path.read_bytes() == whole[: first if cut >= first - 1 else 0] + whole[first:] * (
+                cut >= len(whole) - 1
+            )
+        fill(tmp_path)
+        assert path.read_bytes() == whole
+
+
+def test_a_group_without_its_curves_is_run_again(tmp_path):
+    fill(tmp_path)
+    store.curves_path(tmp_path, "t", "a").unlink()
+    with store.opened(tmp_path, CONFIGURATION, RUNS) as results:
+        assert list(results.groups) == [("t", "x/b")]
+
+
+def test_a_file_of_something_else_between_the_lines_is_dropped(tmp_path):
+    fill(tmp_path)
+    path = tmp_path / "results.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(b"[1]\n\x00\x00\n" + whole)
+    with store.opened(tmp_path, CONFIGURATION, RUNS):
+        assert path.read_bytes() == whole
+
+
+def test_another_configuration_is_refused_with_the_difference(tmp_path):
+    fill(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    asked = {"steps": 5, "optimizers": {"a": {"kind": "baseline"}, "c": {"kind": "learned"}}, "seeds": 2}
+    with pytest.raises(InputError) as caught, store.opened(tmp_path, asked, RUNS):
+        pass
+    message = str(caught.value)
+    assert "\n" not in message and str(tmp_path) in message and "--out" in message
+    assert "steps: 3 there, 5 asked" in message
+    assert 'optimizers.x/b: present there, "absent" asked' in message
+    assert 'optimizers.c: "absent" there, present asked' in message
+    assert 'seeds: "absent" there, 2 asked' in message
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_results_of_something_else_are_not_touched(tmp_path):
+    (tmp_path / "results.jsonl").write_text("precious\n")
+    with pytest.raises(InputError, match=r"no evaluation\.json"), store.opened(tmp_path, CONFIGURATION, RUNS):
+        pass
+    assert (tmp_path / "results.jsonl").read_text() == "precious\n"
+
+
+def test_one_evaluation_at_a_time(tmp_path):
+    with (
+        store.opened(tmp_path, CONFIGURATION, RUNS),
+        pytest.raises(InputError, match="another evaluation"),
+        store.opened(tmp_path, CONFIGURATION, RUNS),
+    ):
+        pass
+    with (tmp_path / ".lock").open() as lock:  # free again
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_out_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"out: cannot write to .*file"):
+        fill(tmp_path / "file")
+
+
+def test_windows_average_long_curves():
+    losses = np.arange(600, dtype=np.float32).reshape(1, 1, 600)
+    curves = store.windows(losses)
+    assert curves["loss"].shape == (1, 1, 200)
+    np.testing.assert_array_equal(curves["step"], 3 * np.arange(200))
+    np.testing.assert_allclose(curves["loss"][0, 0], 3 * np.arange(200) + 1)
+    # 251 steps: windows of two, and the last step alone.
+    curves = store.windows(losses[..., :251])
+    assert curves["loss"].shape == (1, 1, 126)
+    assert curves["loss"][0, 0, -1] == 250.0
+    # Up to 250 steps nothing is lost.
+    np.testing.assert_array_equal(store.windows(losses[..., :250])["loss"], losses[..., :250])
+
+
+def test_windows_keep_what_is_not_finite_where_it_is():
+    losses = np.ones((1, 1, 500), np.float32)
+    losses[0, 0, 400] = np.inf
+    losses[0, 0, 401:] = np.nan
+    loss = store.windows(losses)["loss"][0, 0]
+    assert np.isfinite(loss[:200]).all() and not np.isfinite(loss[200:]).any()
+
+
+def test_curve_files_of_different_optimizers_differ(tmp_path):
+    names = ["adam", "runs/a", "runs_a", "../a", "a", "runs/a-1", "x" * 300, "y" + "x" * 299]
+    paths = [store.curves_path(tmp_path, "t", name) for name in names]
+    assert len(set(paths)) == len(names)
+    assert all(path.parent == tmp_path / "curves" / "t" and len(path.name) < 120 for path in paths)
+    assert paths[0].name == "adam.npz"
+
+
+def test_not_a_number_never_reaches_a_file(tmp_path):
+    with pytest.raises(ValueError):
+        store.write_json(tmp_path / "x.json", {"a": float("nan")})
+    assert not (tmp_path / "x.json").exists()
+    store.write_json(tmp_path / "x.json", {"a": None})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": None}

@@ -1,0 +1,119 @@
+"""The outer step on a stand-in estimator whose gradient is known."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from meta_train import outer, trainer
+from meta_train.config import MetaTrainConfig
+from meta_train.errors import RunFailed
+from meta_train.outer import Experiment
+from meta_train.presets import PRESETS
+
+CONFIG = dataclasses.replace(PRESETS["debug"].config, steps=40, checkpoint_every=5, metrics_every=4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scripted:
+    """Estimate number t has gradient `scale` everywhere and meta-loss t; NaN from `breaks` on, until `mends`."""
+
+    breaks: int = 10**6
+    mends: int = 10**6
+    scale: float = 2.0
+    inner_steps: int = 1
+
+    def init(self, problem: Any, theta: Any, key: Any) -> Any:
+        return {"t": jnp.int32(0)}
+
+    def estimate(self, problem: Any, theta: Any, state: Any) -> Any:
+        t = state["t"]
+        value = jnp.where((t >= self.breaks) & (t < self.mends), jnp.nan, self.scale)
+        return jax.tree.map(lambda x: jnp.full_like(x, value), theta), {"t": t + 1}, {"meta_loss": jnp.float32(t)}
+
+
+def experiment(estimator: Scripted, config: MetaTrainConfig = CONFIG) -> Experiment:
+    real = outer.build(config)
+    return dataclasses.replace(real, estimator=estimator)
+
+
+def run(steps: int, estimator: Scripted, config: MetaTrainConfig = CONFIG) -> tuple[list[Any], list[Any]]:
+    made = experiment(estimator, config)
+    state = made.init()
+    step = jax.jit(made.step)
+    states, reports = [state], []
+    for _ in range(steps):
+        state, report = step(state, made.problems)
+        states.append(state)
+        reports.append(report)
+    return states, reports
+
+
+def test_first_steps_follow_adam_on_the_clipped_gradient() -> None:
+    states, reports = run(3, Scripted())
+    # Adam's first steps on a constant gradient are the learning rate, which warms up over two steps from zero.
+    for before, after, rate in zip(states[:-1], states[1:], (0.0, 1.5e-3, 3e-3), strict=True):
+        moved = jax.tree.map(lambda a, b: a - b, before.theta, after.theta)
+        for leaf in jax.tree.leaves(moved):
+            np.testing.assert_allclose(leaf, rate, rtol=1e-3, atol=1e-6)
+    count = sum(x.size for x in jax.tree.leaves(states[0].theta))
+    np.testing.assert_allclose(reports[0].means["gradient_norm"], 2 * np.sqrt(count), rtol=1e-6)
+
+
+def test_metrics_are_means_since_the_last_line() -> None:
+    _, reports = run(9, Scripted())
+    means = [float(report.means["meta_loss"]) for report in reports]
+    assert means == [0, 0.5, 1, 1.5, 4, 4.5, 5, 5.5, 8]
+    assert [float(report.meta_loss) for report in reports] == list(range(9))
+
+
+def test_gradient_that_is_not_finite_is_skipped_and_counted() -> None:
+    states, reports = run(6, Scripted(breaks=2, mends=4))
+    assert [int(report.failures) for report in reports] == [0, 0, 1, 2, 0, 0]
+    same = lambda a, b: all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((x == y).all()), a, b)))
+    assert same(states[2].theta, states[4].theta)
+    assert not same(states[4].theta, states[5].theta)
+    assert float(reports[3].means["skipped"]) == 0.5
+
+
+def test_several_tasks_are_averaged() -> None:
+    config = dataclasses.replace(CONFIG, tasks=dataclasses.replace(CONFIG.tasks, samples=2))
+    made = experiment(Scripted(), config)
+    assert made.inner_steps == 2 and len(made.init().estimators) == 2
+    states, reports = run(1, Scripted(scale=3.0), config)
+    assert len(states[1].estimators) == 2
+    assert float(reports[0].meta_loss) == 0.0
+
+
+def test_theta_depends_on_the_seed_and_nothing_else() -> None:
+    a, b = experiment(Scripted()), experiment(Scripted(), dataclasses.replace(CONFIG, steps=7))
+    c = experiment(Scripted(), dataclasses.replace(CONFIG, seed=1))
+    leaf = lambda made: np.concatenate([np.ravel(x) for x in jax.tree.leaves(made.initial_theta())])
+    np.testing.assert_array_equal(leaf(a), leaf(b))
+    assert not np.array_equal(leaf(a), leaf(c))
+
+
+def test_run_ends_when_gradients_stay_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = experiment(Scripted(breaks=12))
+    monkeypatch.setattr(outer, "build", lambda config: made)
+    with pytest.raises(RunFailed) as caught:
+        trainer.meta_train(CONFIG, tmp_path)
+    step = 12 + trainer.PATIENCE
+    assert f"stopped at outer step {step}: {trainer.PATIENCE} meta-gradients in a row are not finite" in str(
+        caught.value
+    )
+    assert "the checkpoint of step 30 is intact" in str(caught.value)
+    assert not (tmp_path / "weights.safetensors").exists()
+
+
+def test_run_ends_when_theta_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = experiment(Scripted())
+    lost = jax.tree.map(lambda x: jnp.full_like(x, jnp.inf), made.initial_theta())
+    monkeypatch.setattr(Experiment, "initial_theta", lambda self: lost)
+    monkeypatch.setattr(outer, "build", lambda config: made)
+    with pytest.raises(RunFailed, match="theta is not finite; no checkpoint yet"):
+        trainer.meta_train(CONFIG, tmp_path)
