@@ -108,11 +108,15 @@ def update(
     )
 
 
-def factors(acc: Accumulators, shape: tuple[int, ...]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    """Per decay, the row and column factors whose product approximates 1/RMS of the gradient.
+def factors(
+    row: Float[Array, "V ..."], col: Float[Array, "V ..."], shape: tuple[int, ...]
+) -> tuple[Float[Array, "V ..."], Float[Array, "V ..."]]:
+    """Row and column factors of one tensor, whose product approximates 1/RMS of the gradient.
 
-    Both keep all axes (length 1 along the axis they do not depend on), so that they broadcast against the tensor.
-    Only for factored tensors.
+    Args:
+      row: row statistics of V decays, shape [V, *shape with 1 along d0].
+      col: column statistics of V decays, shape [V, *shape with 1 along d1].
+      shape: shape of the tensor, of two or more axes.
 
     Raises:
       ValueError: `shape` has fewer than two axes.
@@ -120,17 +124,9 @@ def factors(acc: Accumulators, shape: tuple[int, ...]) -> tuple[tuple[Array, ...
     axes = factored_axes(shape)
     if axes is None:
         raise ValueError(f"a tensor of shape {shape} is not factored: two or more axes were expected")
-    d1, d0 = axes
-    d1_in_row = d1 - 1 if d1 > d0 else d1
-
-    def row_factor(row: Array) -> Array:
-        mean = jnp.mean(row, axis=d1_in_row, keepdims=True)
-        return jnp.expand_dims(jax.lax.rsqrt(jnp.maximum(row / (mean + 1e-9), 1e-9)), d0)
-
-    def col_factor(col: Array) -> Array:
-        return jnp.expand_dims(jax.lax.rsqrt(jnp.maximum(col, 1e-9)), d1)
-
-    return tuple(map(row_factor, acc.row)), tuple(map(col_factor, acc.col))
+    d1, _ = axes
+    row = row / (jnp.mean(row, axis=1 + d1, keepdims=True) + 1e-9)
+    return jax.lax.rsqrt(jnp.maximum(row, 1e-9)), jax.lax.rsqrt(jnp.maximum(col, 1e-9))
 
 
 def _moving_averages(old: tuple[Array, ...], new: Array, decays: Float[Array, " D"]) -> tuple[Array, ...]:

@@ -1,9 +1,12 @@
 """The inputs of learned optimizers, one function a feature.
 
 A rule lists its features as a table of `Feature` rows. Each row computes its channels from the `TensorStatistics` of
-one tensor; a channel is a **product of factors** that broadcast against each other and against the tensor. Keeping
-the factors apart is what lets the fused network (`learned_opt.fused`) treat row and column statistics as vectors:
-nothing of the size of the tensor is made for them.
+one tensor, in blocks: a block is a **product of factors** that broadcast against each other and against the tensor,
+with a leading axis for its channels. Keeping the factors apart is what lets the fused network (`learned_opt.fused`)
+treat row and column statistics as vectors: nothing of the size of the tensor is made for them.
+
+Statistics of several decays form one block where they are small, and one block each where stacking them would copy
+something of the size of a large tensor.
 
 Names follow Metz et al. 2022 (arXiv:2203.11860), appendix "per-parameter features".
 """
@@ -19,30 +22,39 @@ from jaxtyping import Array, Float, Int
 from learned_opt import accumulators
 from learned_opt.accumulators import Accumulators
 
-Channel = tuple[Array, ...]
-"""Factors of one channel: its value is their product."""
+Block = tuple[Array, ...]
+"""Factors of some channels, each of shape [channels or 1, *shape that broadcasts to the tensor's]."""
 
 TIME_SCALES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
 """Steps; the scales T of the tanh time features."""
 
+SMALL = 1024
+"""Elements; the statistics of a tensor up to this size are stacked over decays."""
+
 
 class TensorStatistics(NamedTuple):
-    """What is known of one tensor at one step, after its accumulators took in the gradient; all float32."""
+    """What is known of one tensor at one step, after its accumulators took in the gradient; all float32.
+
+    Every array has a leading axis: 1 for a single statistic, or as many decays as were stacked.
+    """
 
     g: Array
-    """Gradient, shape of the tensor."""
+    """Gradient, shape [1, *shape]."""
     p: Array
-    """Parameter before the update, shape of the tensor."""
+    """Parameter before the update, shape [1, *shape]."""
     m: tuple[Array, ...]
-    """Momenta, one per decay, shape of the tensor."""
+    """Momenta: one array [decays, *shape], or one of [1, *shape] per decay."""
     r: tuple[Array, ...]
-    """Mean squares, one per decay, shape of the tensor."""
-    row: tuple[Array, ...]
-    """Factored mean squares per decay, length 1 along d0; `diag` for tensors that are not factored."""
-    col: tuple[Array, ...]
-    """Factored mean squares per decay, length 1 along d1; `diag` for tensors that are not factored."""
-    factors: tuple[tuple[Array, Array], ...] | None
-    """Row and column factor per decay (`accumulators.factors`); None for tensors that are not factored."""
+    """Mean squares, in the same way."""
+    row: Array
+    """Factored mean squares [decays, *shape with 1 along d0]; `diag` for tensors that are not factored."""
+    col: Array
+    """Factored mean squares [decays, *shape with 1 along d1]; `diag` for tensors that are not factored."""
+    factors: tuple[Block, ...]
+    """Per array of `m`, the factors whose product is 1/RMS by the factored mean squares; `(diag,)`, the mean square
+    itself, for tensors that are not factored."""
+    factored: bool
+    """Whether the tensor is factored (two or more axes)."""
 
 
 class Feature(NamedTuple):
@@ -52,116 +64,142 @@ class Feature(NamedTuple):
     """Name in the paper's list."""
     channels: int
     """How many channels the feature has."""
-    compute: Callable[[TensorStatistics], tuple[Channel, ...]]
-    """The channels of one tensor."""
+    compute: Callable[[TensorStatistics], tuple[Block, ...]]
+    """The channels of one tensor, in order."""
 
 
 def statistics(acc: Accumulators, g: Float[Array, "*shape"], p: Float[Array, "*shape"]) -> TensorStatistics:
     """Statistics of one tensor from its updated accumulators; everything in float32."""
     to_f32 = lambda arrays: tuple(x.astype(jnp.float32) for x in arrays)
     acc = Accumulators(*map(to_f32, acc))
+    group = _stacked if p.size <= SMALL else _apart
     axes = accumulators.factored_axes(p.shape)
     if axes is None:
-        row = col = acc.diag
-        factors = None
+        row = col = jnp.stack(acc.diag)
+        factors = tuple((diag,) for diag in group(acc.diag))
     else:
         d1, d0 = axes
-        row = tuple(jnp.expand_dims(x, d0) for x in acc.row)
-        col = tuple(jnp.expand_dims(x, d1) for x in acc.col)
-        factors = tuple(zip(*accumulators.factors(acc, p.shape), strict=True))
-    return TensorStatistics(
-        g.astype(jnp.float32), p.astype(jnp.float32), m=acc.m, r=acc.r, row=row, col=col, factors=factors
-    )
+        row = jnp.stack([jnp.expand_dims(x, d0) for x in acc.row])
+        col = jnp.stack([jnp.expand_dims(x, d1) for x in acc.col])
+        row_factor, col_factor = accumulators.factors(row, col, p.shape)
+        apart = lambda x: tuple(x[i : i + 1] for i in range(x.shape[0]))
+        both = (row_factor, col_factor)
+        factors = (both,) if group is _stacked else tuple(zip(*map(apart, both), strict=True))
+    lead = lambda x: x.astype(jnp.float32)[None]
+    return TensorStatistics(lead(g), lead(p), group(acc.m), group(acc.r), row, col, factors, axes is not None)
 
 
-def gradient(s: TensorStatistics) -> tuple[Channel, ...]:
+def gradient(s: TensorStatistics) -> tuple[Block, ...]:
     """The gradient g."""
     return ((s.g,),)
 
 
-def parameter(s: TensorStatistics) -> tuple[Channel, ...]:
+def parameter(s: TensorStatistics) -> tuple[Block, ...]:
     """The parameter p before the update."""
     return ((s.p,),)
 
 
-def momentum(s: TensorStatistics) -> tuple[Channel, ...]:
+def momentum(s: TensorStatistics) -> tuple[Block, ...]:
     """The momenta m."""
     return tuple((m,) for m in s.m)
 
 
-def mean_square(s: TensorStatistics) -> tuple[Channel, ...]:
+def mean_square(s: TensorStatistics) -> tuple[Block, ...]:
     """The mean squares r."""
     return tuple((r,) for r in s.r)
 
 
-def rsqrt_mean_square(eps: float) -> Callable[[TensorStatistics], tuple[Channel, ...]]:
+def rsqrt_mean_square(eps: float) -> Callable[[TensorStatistics], tuple[Block, ...]]:
     """1 / sqrt(r + eps)."""
     return lambda s: tuple((jax.lax.rsqrt(r + eps),) for r in s.r)
 
 
-def momentum_over_rms(eps: float) -> Callable[[TensorStatistics], tuple[Channel, ...]]:
+def momentum_over_rms(eps: float) -> Callable[[TensorStatistics], tuple[Block, ...]]:
     """m / sqrt(r + eps) for every momentum, with the mean square of the last decay."""
-    return lambda s: tuple((m * jax.lax.rsqrt(s.r[-1] + eps),) for m in s.m)
+    return lambda s: tuple((m * jax.lax.rsqrt(s.r[-1][-1:] + eps),) for m in s.m)
 
 
-def factored_gradient(s: TensorStatistics) -> tuple[Channel, ...]:
+def factored_gradient(s: TensorStatistics) -> tuple[Block, ...]:
     """The gradient divided by its factored RMS, per decay."""
-    if s.factors is None:
-        return tuple((s.g * jax.lax.rsqrt(jnp.maximum(diag + 1e-9, 1e-9)),) for diag in s.row)
-    return tuple((s.g, row_factor, col_factor) for row_factor, col_factor in s.factors)
+    if s.factored:
+        return tuple((s.g, *factors) for factors in s.factors)
+    return tuple((s.g * jax.lax.rsqrt(jnp.maximum(diag + 1e-9, 1e-9)),) for (diag,) in s.factors)
 
 
-def factored_momentum(eps: float) -> Callable[[TensorStatistics], tuple[Channel, ...]]:
+def factored_momentum(eps: float) -> Callable[[TensorStatistics], tuple[Block, ...]]:
     """The momentum divided by the factored RMS of the same decay; `eps` only enters where nothing is factored."""
 
-    def compute(s: TensorStatistics) -> tuple[Channel, ...]:
-        if s.factors is None:
-            return tuple((m * jax.lax.rsqrt(diag + eps),) for m, diag in zip(s.m, s.row, strict=True))
-        return tuple((m, row, col) for m, (row, col) in zip(s.m, s.factors, strict=True))
+    def compute(s: TensorStatistics) -> tuple[Block, ...]:
+        pairs = zip(s.m, s.factors, strict=True)
+        if s.factored:
+            return tuple((m, *factors) for m, factors in pairs)
+        return tuple((m * jax.lax.rsqrt(diag + eps),) for m, (diag,) in pairs)
 
     return compute
 
 
-def rows(s: TensorStatistics) -> tuple[Channel, ...]:
+def rows(s: TensorStatistics) -> tuple[Block, ...]:
     """The row statistics, tiled along d0."""
-    return tuple((x,) for x in s.row)
+    return ((s.row,),)
 
 
-def cols(s: TensorStatistics) -> tuple[Channel, ...]:
+def cols(s: TensorStatistics) -> tuple[Block, ...]:
     """The column statistics, tiled along d1."""
-    return tuple((x,) for x in s.col)
+    return ((s.col,),)
 
 
-def rsqrt_rows(eps: float) -> Callable[[TensorStatistics], tuple[Channel, ...]]:
+def rsqrt_rows(eps: float) -> Callable[[TensorStatistics], tuple[Block, ...]]:
     """1 / sqrt(row + eps)."""
-    return lambda s: tuple((jax.lax.rsqrt(x + eps),) for x in s.row)
+    return lambda s: ((jax.lax.rsqrt(s.row + eps),),)
 
 
-def rsqrt_cols(eps: float) -> Callable[[TensorStatistics], tuple[Channel, ...]]:
+def rsqrt_cols(eps: float) -> Callable[[TensorStatistics], tuple[Block, ...]]:
     """1 / sqrt(col + eps)."""
-    return lambda s: tuple((jax.lax.rsqrt(x + eps),) for x in s.col)
+    return lambda s: ((jax.lax.rsqrt(s.col + eps),),)
 
 
-def time(count: Int[Array, ""]) -> Float[Array, " T"]:
+def time(t: Int[Array, ""]) -> Float[Array, " T"]:
     """tanh(t / T - 1) for every scale T, with t the number of updates before this one; not normalised."""
-    return jnp.tanh(count.astype(jnp.float32) / np.array(TIME_SCALES, np.float32) - 1.0)
+    return jnp.tanh(t.astype(jnp.float32) / np.array(TIME_SCALES, np.float32) - 1.0)
 
 
-def collect(table: tuple[Feature, ...], s: TensorStatistics) -> tuple[Channel, ...]:
+def collect(table: tuple[Feature, ...], s: TensorStatistics) -> tuple[Block, ...]:
     """All channels of a table in order.
 
     Raises:
       ValueError: a feature gave another number of channels than its row of the table says.
     """
-    channels: list[Channel] = []
+    blocks: list[Block] = []
     for feature in table:
         new = feature.compute(s)
-        if len(new) != feature.channels:
-            raise ValueError(f"feature {feature.name!r} has {len(new)} channels, its table says {feature.channels}")
-        channels.extend(new)
-    return tuple(channels)
+        found = sum(channels(block) for block in new)
+        if found != feature.channels:
+            raise ValueError(f"feature {feature.name!r} has {found} channels, its table says {feature.channels}")
+        blocks.extend(new)
+    return tuple(blocks)
+
+
+def channels(block: Block) -> int:
+    """Number of channels of a block."""
+    return max(factor.shape[0] for factor in block)
+
+
+def product(block: Block) -> Array:
+    """Value of a block [channels, …]: the product of its factors, at the shape they broadcast to."""
+    value = block[0]
+    for factor in block[1:]:
+        value = value * factor
+    return value
 
 
 def width(table: tuple[Feature, ...]) -> int:
     """Number of channels of a table."""
     return sum(feature.channels for feature in table)
+
+
+def _stacked(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+    return (jnp.stack(arrays),)
+
+
+def _apart(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+    return tuple(x[None] for x in arrays)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from learned_opt.features import Channel
+from learned_opt.features import Block, product
 
 
 class Layer(NamedTuple):
@@ -27,11 +27,11 @@ class Layer(NamedTuple):
 
 
 PerParameterMLP = Callable[..., tuple[Array, ...]]
-"""`(channels, constants, layers, *, eps) -> outputs`: `apply` below and its fused twins."""
+"""`(blocks, constants, layers, *, shape, eps) -> outputs`: `apply` below and its fused twins."""
 
 
 def apply(
-    channels: tuple[Channel, ...],
+    blocks: tuple[Block, ...],
     constants: Float[Array, " C"],
     layers: tuple[Layer, ...],
     *,
@@ -41,7 +41,7 @@ def apply(
     """Outputs of the network for every parameter of one tensor.
 
     Args:
-      channels: F channels, each a product of factors that broadcasts to `shape`.
+      blocks: F channels in all, each a product of factors that broadcasts to `shape`.
       constants: inputs shared by all parameters of the tensor, not normalised; they follow the channels.
       layers: weights; the first layer takes F + C inputs; ReLU between layers.
       shape: shape of the tensor.
@@ -50,7 +50,9 @@ def apply(
     Returns:
       one array of `shape` per output of the last layer.
     """
-    x = jnp.stack([jnp.broadcast_to(product(channel), shape) for channel in channels], axis=-1)
+    values = [product(block) for block in blocks]
+    x = jnp.concatenate([jnp.broadcast_to(value, (value.shape[0], *shape)) for value in values])
+    x = jnp.moveaxis(x, 0, -1)
     axes = tuple(range(len(shape)))
     x = x * jax.lax.rsqrt(eps + jnp.mean(x * x, axis=axes, keepdims=True))
     x = jnp.concatenate([x, jnp.broadcast_to(constants, (*shape, *constants.shape))], axis=-1)
@@ -58,11 +60,3 @@ def apply(
         x = jax.nn.relu(jnp.tensordot(x, layer.w, axes=1) + jnp.reshape(layer.b, (1,) * len(shape) + (-1,)))
     x = jnp.tensordot(x, layers[-1].w, axes=1) + jnp.reshape(layers[-1].b, (1,) * len(shape) + (-1,))
     return tuple(x[..., i] for i in range(x.shape[-1]))
-
-
-def product(channel: Channel) -> Array:
-    """Value of a channel: the product of its factors, at the shape they broadcast to."""
-    value = channel[0]
-    for factor in channel[1:]:
-        value = value * factor
-    return value

@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from meta_train.errors import RunFailed
@@ -32,8 +31,6 @@ class Checkpoints:
         # A run that was killed while it saved leaves a directory under a temporary name.
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
         self._manager = ocp.CheckpointManager(self._directory, options=options)
-        # The outer step donates its state while the save still reads it. Orbax takes no empty arrays.
-        self._copy = jax.jit(lambda state: jax.tree.map(lambda x: jnp.copy(x) if x.size else None, state))
         self._saving: int | None = None
         self._valid: int | None = self._manager.latest_step()
 
@@ -64,7 +61,7 @@ class Checkpoints:
           RunFailed: there is none, or it is damaged.
         """
         step = self._valid
-        wanted = jax.tree.map(lambda x: ocp.utils.to_shape_dtype_struct(x) if x.size else None, like)
+        wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, _without_empty(like))
         items = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
         try:
             with _without_late_callbacks():
@@ -77,7 +74,7 @@ class Checkpoints:
         return jax.tree.map(lambda x, new: new if x.size else x, like, saved)
 
     def save(self, step: int, state: Any) -> None:
-        """Begin to save; returns when `state` may change again.
+        """Begin to save; `state` may be donated as soon as this returns.
 
         Raises:
           RunFailed: the disk is full, or the save before this one failed.
@@ -86,7 +83,7 @@ class Checkpoints:
         self._saving = step
         try:
             self._reserve(sum(x.nbytes for x in jax.tree.leaves(state)))
-            self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(self._copy(state))))
+            self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(_without_empty(state))))
         except Exception as error:
             raise self._failure(error) from error
 
@@ -130,6 +127,11 @@ class Checkpoints:
     def _before(self, step: int | None) -> str:
         older = [s for s in self._manager.all_steps() if step is not None and s < step]
         return f"step {max(older)}" if older else "the start"
+
+
+def _without_empty(state: Any) -> Any:
+    """`state` with None for arrays of size zero, which Orbax refuses."""
+    return jax.tree.map(lambda x: x if x.size else None, state)
 
 
 @contextmanager

@@ -86,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Nobody reads on; keep the interpreter from failing again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        return _complain(f"{error.filename or 'the system'}: {error.strerror or error}", 1)
 
 
 def meta_train_command(argv: Sequence[str]) -> int:
@@ -144,7 +146,7 @@ def list_command(argv: Sequence[str]) -> int:
     for i, kind in enumerate(kinds):
         if len(kinds) > 1:
             print(f"{'' if i == 0 else chr(10)}{kind}:")
-        _print_table(_LISTS[kind]().items())
+        _print_table(_LISTS[kind]().items() or [("none yet", "")])
     return 0
 
 

@@ -30,6 +30,7 @@ def dry_run(config: MetaTrainConfig) -> str:
     compile_seconds = time.monotonic() - start
     flops = _flops_per_inner_step(experiment, state)
     memory = compiled.memory_analysis()
+    arguments, temporary = _bytes(memory.argument_size_in_bytes), _bytes(memory.temp_size_in_bytes)
     seconds = _seconds_per_step(experiment, state, compiled)
     devices = jax.devices()
     rows = {
@@ -38,10 +39,7 @@ def dry_run(config: MetaTrainConfig) -> str:
         "theta": theta,
         "particles": f"{pairs} antithetic pairs, {experiment.inner_steps:,} inner steps per outer step",
         "devices": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
-        "memory": (
-            f"{_bytes(memory.argument_size_in_bytes)} state and data, {_bytes(memory.temp_size_in_bytes)} temporary, "
-            f"{_bytes(memory.generated_code_size_in_bytes)} code"
-        ),
+        "memory": f"{arguments} state and data, {temporary} temporary",
         "work": f"{flops:,.0f} FLOP per inner step, {flops * experiment.inner_steps:,.0f} per outer step",
         "compilation": f"{compile_seconds:.1f} s",
         "outer step": f"{1e3 * seconds:.1f} ms, {experiment.inner_steps / seconds:,.0f} inner steps/s",
@@ -69,7 +67,7 @@ def _seconds_per_step(experiment: Experiment, state: State, compiled: Any) -> fl
     return time.monotonic() - start
 
 
-def _bytes(n: float) -> str:
+def _bytes(n: int | float) -> str:
     for unit in ("B", "kB", "MB"):
         if n < 1000:
             return f"{n:.3g} {unit}"

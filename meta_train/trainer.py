@@ -84,7 +84,7 @@ def meta_train(config: MetaTrainConfig, out: Path, reporter: Reporter | None = N
                     checkpoints.save(step, state)
                     reporter.saved(step)
             watch.catch_up()
-            if step % config.checkpoint_every or step == 0:
+            if checkpoints.latest != step:
                 checkpoints.save(step, state)
         seconds = log.seconds
         checkpoints.wait()

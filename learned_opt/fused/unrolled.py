@@ -11,18 +11,18 @@ so the normalisation costs nothing per parameter, and no channel of the size of 
 - the others stay separate arrays, and layers of a few units are written out as scalar-times-array sums.
 """
 
-import itertools
+import math
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from learned_opt.features import Channel
-from learned_opt.network import Layer, product
+from learned_opt.features import Block, product
+from learned_opt.network import Layer
 
 
 def apply(
-    channels: tuple[Channel, ...],
+    blocks: tuple[Block, ...],
     constants: Float[Array, " C"],
     layers: tuple[Layer, ...],
     *,
@@ -31,23 +31,20 @@ def apply(
 ) -> tuple[Array, ...]:
     """Same arguments and result as `learned_opt.network.apply`."""
     first, *rest = layers
-    mean_squares = jnp.stack([_mean_square(channel) for channel in channels])
-    w = first.w[: len(channels)] * jax.lax.rsqrt(eps + mean_squares)[:, None]
-    offset = constants @ first.w[len(channels) :] + first.b
+    values = [product(block) for block in blocks]
+    mean_squares = [jnp.mean(x * x, axis=tuple(range(1, x.ndim))) for x in values]
+    scale = jax.lax.rsqrt(eps + jnp.concatenate(mean_squares))
+    w = first.w[: scale.size] * scale[:, None]
+    offset = constants @ first.w[scale.size :] + first.b
 
-    values = [product(channel) for channel in channels]
-    # Smallest arrays first: the sums stay vectors until the tensor-sized terms are added.
-    order = sorted(range(len(values)), key=lambda k: (values[k].size, values[k].shape))
     h = [offset[j] for j in range(offset.size)]
-    for _, same_shape in itertools.groupby(order, key=lambda k: values[k].shape):
-        ks = list(same_shape)
-        h = [x + sum(values[k] * w[k, j] for k in ks) for j, x in enumerate(h)]
+    rows = iter(range(scale.size))
+    terms = [(x[i], w[next(rows)]) for x in values for i in range(x.shape[0])]
+    # Smallest arrays first: the sums stay vectors until the tensor-sized terms are added.
+    for size in sorted({x.shape for x, _ in terms}, key=lambda s: (math.prod(s), s)):
+        group = [(x, weights) for x, weights in terms if x.shape == size]
+        h = [a + sum(x * weights[j] for x, weights in group) for j, a in enumerate(h)]
     for layer in rest:
         h = [jnp.maximum(x, 0.0) for x in h]
         h = [layer.b[j] + sum(x * layer.w[i, j] for i, x in enumerate(h)) for j in range(layer.b.size)]
     return tuple(jnp.broadcast_to(x, shape) for x in h)
-
-
-def _mean_square(channel: Channel) -> Float[Array, ""]:
-    x = product(channel)
-    return jnp.mean(x * x)
