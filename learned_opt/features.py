@@ -5,8 +5,8 @@ one tensor, in blocks: a block is a **product of factors** that broadcast agains
 with a leading axis for its channels. Keeping the factors apart is what lets the fused network (`learned_opt.fused`)
 treat row and column statistics as vectors: nothing of the size of the tensor is made for them.
 
-Statistics of several decays form one block where they are small, and one block each where stacking them would copy
-something of the size of a large tensor.
+Row and column statistics of all decays form one block; statistics of the size of the tensor one block each, since
+stacking those would copy them.
 
 Names follow Metz et al. 2022 (arXiv:2203.11860), appendix "per-parameter features".
 """
@@ -28,14 +28,11 @@ Block = tuple[Array, ...]
 TIME_SCALES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
 """Steps; the scales T of the tanh time features."""
 
-SMALL = 1024
-"""Elements; the statistics of a tensor up to this size are stacked over decays."""
-
 
 class TensorStatistics(NamedTuple):
     """What is known of one tensor at one step, after its accumulators took in the gradient; all float32.
 
-    Every array has a leading axis: 1 for a single statistic, or as many decays as were stacked.
+    Every array has a leading axis, of length 1 for those of the size of the tensor.
     """
 
     g: Array
@@ -43,16 +40,16 @@ class TensorStatistics(NamedTuple):
     p: Array
     """Parameter before the update, shape [1, *shape]."""
     m: tuple[Array, ...]
-    """Momenta: one array [decays, *shape], or one of [1, *shape] per decay."""
+    """Momenta per decay, shape [1, *shape] each."""
     r: tuple[Array, ...]
-    """Mean squares, in the same way."""
+    """Mean squares per decay, shape [1, *shape] each."""
     row: Array
     """Factored mean squares [decays, *shape with 1 along d0]; `diag` for tensors that are not factored."""
     col: Array
     """Factored mean squares [decays, *shape with 1 along d1]; `diag` for tensors that are not factored."""
     factors: tuple[Block, ...]
-    """Per array of `m`, the factors whose product is 1/RMS by the factored mean squares; `(diag,)`, the mean square
-    itself, for tensors that are not factored."""
+    """Per decay, the row and column factors whose product is 1/RMS (`accumulators.factors`); `(diag,)`, the mean
+    square itself, for tensors that are not factored."""
     factored: bool
     """Whether the tensor is factored (two or more axes)."""
 
@@ -72,21 +69,19 @@ def statistics(acc: Accumulators, g: Float[Array, "*shape"], p: Float[Array, "*s
     """Statistics of one tensor from its updated accumulators; everything in float32."""
     to_f32 = lambda arrays: tuple(x.astype(jnp.float32) for x in arrays)
     acc = Accumulators(*map(to_f32, acc))
-    group = _stacked if p.size <= SMALL else _apart
     axes = accumulators.factored_axes(p.shape)
     if axes is None:
         row = col = jnp.stack(acc.diag)
-        factors = tuple((diag,) for diag in group(acc.diag))
+        factors = tuple((diag[None],) for diag in acc.diag)
     else:
         d1, d0 = axes
         row = jnp.stack([jnp.expand_dims(x, d0) for x in acc.row])
         col = jnp.stack([jnp.expand_dims(x, d1) for x in acc.col])
         row_factor, col_factor = accumulators.factors(row, col, p.shape)
-        apart = lambda x: tuple(x[i : i + 1] for i in range(x.shape[0]))
-        both = (row_factor, col_factor)
-        factors = (both,) if group is _stacked else tuple(zip(*map(apart, both), strict=True))
+        factors = tuple((row_factor[i : i + 1], col_factor[i : i + 1]) for i in range(len(acc.row)))
     lead = lambda x: x.astype(jnp.float32)[None]
-    return TensorStatistics(lead(g), lead(p), group(acc.m), group(acc.r), row, col, factors, axes is not None)
+    m, r = tuple(map(lead, acc.m)), tuple(map(lead, acc.r))
+    return TensorStatistics(lead(g), lead(p), m, r, row, col, factors, axes is not None)
 
 
 def gradient(s: TensorStatistics) -> tuple[Block, ...]:
@@ -116,7 +111,7 @@ def rsqrt_mean_square(eps: float) -> Callable[[TensorStatistics], tuple[Block, .
 
 def momentum_over_rms(eps: float) -> Callable[[TensorStatistics], tuple[Block, ...]]:
     """m / sqrt(r + eps) for every momentum, with the mean square of the last decay."""
-    return lambda s: tuple((m * jax.lax.rsqrt(s.r[-1][-1:] + eps),) for m in s.m)
+    return lambda s: tuple((m * jax.lax.rsqrt(s.r[-1] + eps),) for m in s.m)
 
 
 def factored_gradient(s: TensorStatistics) -> tuple[Block, ...]:
@@ -195,11 +190,3 @@ def product(block: Block) -> Array:
 def width(table: tuple[Feature, ...]) -> int:
     """Number of channels of a table."""
     return sum(feature.channels for feature in table)
-
-
-def _stacked(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
-    return (jnp.stack(arrays),)
-
-
-def _apart(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
-    return tuple(x[None] for x in arrays)

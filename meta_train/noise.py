@@ -27,7 +27,7 @@ class Noise(Protocol):
         ...
 
     def draw(self, key: Key[Array, ""], pair: Int[Array, ""], block: Int[Array, ""], theta: Theta) -> Draw:
-        """Noise of pair `pair` in its block `block`, scaled by sigma: a pytree of arrays."""
+        """Noise of pair `pair`, whose key is `key`, in its block `block`, scaled by sigma: a pytree of arrays."""
         ...
 
     def perturb(self, theta: Theta, draw: Draw, sign: Float[Array, ""]) -> Theta:
@@ -49,9 +49,9 @@ class Dense:
         self, key: Key[Array, ""], pair: Int[Array, ""], block: Int[Array, ""], theta: Theta
     ) -> Float[Array, " P"]:
         """See `Noise.draw`."""
+        del pair  # its key differs from those of the other pairs
         flat, _ = ravel_pytree(theta)
-        key = jax.random.fold_in(jax.random.fold_in(key, pair), block)
-        return self.sigma * jax.random.normal(key, flat.shape, flat.dtype)
+        return self.sigma * jax.random.normal(jax.random.fold_in(key, block), flat.shape, flat.dtype)
 
     def perturb(self, theta: Theta, draw: Float[Array, " P"], sign: Float[Array, ""]) -> Theta:
         """See `Noise.perturb`."""

@@ -8,17 +8,25 @@ so the normalisation costs nothing per parameter, and no channel of the size of 
 
 - channels that vary only along some axes (row and column statistics) are summed at their own size, before
   the tensor-sized terms;
-- the others stay separate arrays, and layers of a few units are written out as scalar-times-array sums.
+- the others stay separate arrays, and layers of a few units are written out as scalar-times-array sums;
+- mean squares of a product with row and column factors are contracted one axis at a time.
+
+Tensors of at most `TINY` elements go through the reference: there it runs as fast and compiles in half the time.
 """
 
 import math
+import string
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from learned_opt import network
 from learned_opt.features import Block, product
 from learned_opt.network import Layer
+
+TINY = 128
+"""Elements."""
 
 
 def apply(
@@ -30,9 +38,11 @@ def apply(
     eps: float = 1e-5,
 ) -> tuple[Array, ...]:
     """Same arguments and result as `learned_opt.network.apply`."""
+    if math.prod(shape) <= TINY:
+        return network.apply(blocks, constants, layers, shape=shape, eps=eps)
     first, *rest = layers
     values = [product(block) for block in blocks]
-    mean_squares = [jnp.mean(x * x, axis=tuple(range(1, x.ndim))) for x in values]
+    mean_squares = [_mean_square(block) for block in blocks]
     scale = jax.lax.rsqrt(eps + jnp.concatenate(mean_squares))
     w = first.w[: scale.size] * scale[:, None]
     offset = constants @ first.w[scale.size :] + first.b
@@ -48,3 +58,18 @@ def apply(
         h = [jnp.maximum(x, 0.0) for x in h]
         h = [layer.b[j] + sum(x * layer.w[i, j] for i, x in enumerate(h)) for j in range(layer.b.size)]
     return tuple(jnp.broadcast_to(x, shape) for x in h)
+
+
+def _mean_square(block: Block) -> Float[Array, " channels"]:
+    """Mean square per channel; factors that lack an axis are contracted with the others along it."""
+    if len(block) == 1:
+        (x,) = block
+        return jnp.mean(x * x, axis=tuple(range(1, x.ndim)))
+    shape = jnp.broadcast_shapes(*(x.shape for x in block))
+    axes = string.ascii_letters[: len(shape)]
+    present = ["".join(a for a, n, m in zip(axes, x.shape, shape, strict=True) if n == m) for x in block]
+    squares = [
+        jnp.squeeze(x * x, [i for i, a in enumerate(axes) if a not in p]) for x, p in zip(block, present, strict=True)
+    ]
+    sums = jnp.einsum(f"{','.join(present)}->{axes[0]}", *squares, precision=jax.lax.Precision.HIGHEST)
+    return sums / math.prod(shape[1:])

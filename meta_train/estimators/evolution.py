@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from meta_train.noise import Noise
 from meta_train.problem import Problem, bounded_loss
@@ -90,8 +90,10 @@ class Tick(NamedTuple):
 class EvolutionState(NamedTuple):
     """Everything that changes from one estimate to the next."""
 
-    key: Array
-    """Key of the run."""
+    data_keys: Array
+    """Key of every pair for its episodes, [N]."""
+    noise_keys: Array
+    """Key of every pair for its noise, [N]."""
     clock: Clock
     particles: PyTree
     """Problem states, leading axes [N, S]; S = 2, or 3 with the mean state."""
@@ -135,9 +137,12 @@ class Evolution:
         shapes = jax.eval_shape(problem.reset, theta, key)
         lead = (self.pairs, len(self._signs))
         draw = jax.eval_shape(self.noise.draw, key, jnp.int32(0), jnp.int32(0), theta)
+        keys = lambda stream: jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, stream), pair)
+        pair = jnp.arange(self.pairs)
         xi = jax.tree.map(lambda x: jnp.zeros((self.pairs, *x.shape), x.dtype), draw)
         return EvolutionState(
-            key=key,
+            data_keys=keys(DATA),
+            noise_keys=keys(NOISE),
             # Four arrays, not one: a caller may donate the state, and no buffer can be donated twice.
             clock=Clock(*(jnp.zeros((self.pairs,), jnp.int32) for _ in Clock._fields)),
             particles=jax.tree.map(lambda x: jnp.zeros((*lead, *x.shape), x.dtype), shapes),
@@ -155,12 +160,14 @@ class Evolution:
           not finite), `clipped_fraction` (losses above the cap), `episodes_begun`.
         """
         pair = jnp.arange(self.pairs)
-        clock, ticks = self._ticks(problem, state)
+        keys = self._episode_keys(problem, state)
+        clock, ticks = self._ticks(problem, state, keys)
         eps, xi = self._noise_table(problem, theta, state, ticks)
         dtype = jnp.result_type(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(theta)))
         signs = jnp.asarray(self._signs, dtype)
         perturb = jax.vmap(jax.vmap(self.noise.perturb, (None, None, 0)), (None, 0, None))
-        episode_keys, step_keys = self._keys(state.key, ticks)
+        episode_keys = keys[pair[None], ticks.episode - state.clock.episode[None]]
+        step_keys = jax.vmap(jax.vmap(jax.random.fold_in))(episode_keys, ticks.t)
 
         def step(carry: tuple[PyTree, Array], now: tuple[Tick, Array, Array]) -> tuple[tuple[PyTree, Array], Array]:
             particles, credit = carry
@@ -182,7 +189,7 @@ class Evolution:
         weights = credit / (2.0 * self.noise.sigma**2 * counted.astype(dtype))
         gradient = self.noise.combine(theta, weights, xi)
         last = jax.tree.map(lambda x: x[pair, ticks.slot[-1]], xi) if self._accumulates else ()
-        return gradient, EvolutionState(state.key, clock, particles, last), _metrics(problem, ticks, loss)
+        return gradient, state._replace(clock=clock, particles=particles, xi=last), _metrics(problem, ticks, loss)
 
     def _table_shape(self, problem: Problem) -> tuple[int, int]:
         """Pairs, and the most noise blocks that one can meet in a window, the running one included."""
@@ -191,15 +198,20 @@ class Evolution:
         cut = 1 if self.phases is Phases.SPREAD else 0
         return self.pairs, 1 + episodes + draws + cut
 
-    def _ticks(self, problem: Problem, state: EvolutionState) -> tuple[Clock, Tick]:
+    def _episode_keys(self, problem: Problem, state: EvolutionState) -> Array:
+        """Keys of the running episode of every pair and of those it can meet in a window: [N, slots]."""
+        slots = self._table_shape(problem)[1]
+        episodes = state.clock.episode[:, None] + jnp.arange(slots)[None]
+        return jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))(state.data_keys, episodes)
+
+    def _ticks(self, problem: Problem, state: EvolutionState, keys: Array) -> tuple[Clock, Tick]:
         """Clock after the window, and what every pair does at each of its W steps: fields [W, N]."""
         pair = jnp.arange(self.pairs)
-        upcoming = state.clock.episode[:, None] + jnp.arange(self._table_shape(problem)[1])[None]
-        keys = jax.vmap(jax.vmap(self._episode_key, (None, None, 0)), (None, 0, 0))(state.key, pair, upcoming)
         horizons = jax.vmap(jax.vmap(problem.horizon))(keys)
         if self.phases is Phases.SPREAD:
             cut = -(-horizons * (pair + 1)[:, None] // self.pairs)
-            horizons = jnp.where(upcoming == 1, cut, horizons)
+            first = state.clock.episode[:, None] + jnp.arange(keys.shape[1])[None] == 1
+            horizons = jnp.where(first, cut, horizons)
 
         def one(carry: tuple[Clock, Array], k: Array) -> tuple[tuple[Clock, Array], Tick]:
             clock, slot = carry
@@ -222,10 +234,9 @@ class Evolution:
     ) -> tuple[PyTree, PyTree]:
         """Noise eps and credit xi of every pair and slot: draws with leading axes [N, slots]."""
         pairs, slots = self._table_shape(problem)
-        key = jax.random.fold_in(state.key, NOISE)
         blocks = state.clock.block[:, None] + jnp.arange(slots)[None]
-        draw = jax.vmap(jax.vmap(self.noise.draw, (None, None, 0, None)), (None, 0, 0, None))
-        eps = draw(key, jnp.arange(pairs), blocks, theta)
+        draw = jax.vmap(jax.vmap(self.noise.draw, (None, None, 0, None)), (0, 0, 0, None))
+        eps = draw(state.noise_keys, jnp.arange(pairs), blocks, theta)
         if not self._accumulates:
             return eps, eps
         starts = ticks.begins[..., None] & (ticks.slot[..., None] == jnp.arange(slots)[None, None])
@@ -255,15 +266,6 @@ class Evolution:
 
         # Initialising a model costs more than a step; most steps begin no episode at all.
         return jax.lax.cond(jnp.any(tick.begins), begin, lambda: particles)
-
-    def _keys(self, key: Key[Array, ""], ticks: Tick) -> tuple[Array, Array]:
-        """Keys of the episode and of the step for every tick: [W, N]."""
-        over_pairs = jax.vmap(self._episode_key, (None, 0, 0))
-        episodes = jax.vmap(over_pairs, (None, None, 0))(key, jnp.arange(self.pairs), ticks.episode)
-        return episodes, jax.vmap(jax.vmap(jax.random.fold_in))(episodes, ticks.t)
-
-    def _episode_key(self, key: Key[Array, ""], pair: Int[Array, ""], episode: Int[Array, ""]) -> Key[Array, ""]:
-        return jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, DATA), pair), episode)
 
 
 def _metrics(problem: Problem, ticks: Tick, loss: Float[Array, "W N 2"]) -> dict[str, Array]:

@@ -291,8 +291,8 @@ class TestPathwise:
         estimator = pes(Waves(0.05), pairs=3, window=4)
         _, state, _ = episode_sum(estimator, noisy_chaos(12), jnp.asarray(THETA2), jax.random.key(0), 4)
         block = state.clock.block
-        draw = jax.vmap(estimator.noise.draw, (None, 0, 0, None))
-        newest = draw(jax.random.fold_in(state.key, 1), jnp.arange(3), block, jnp.asarray(THETA2))
+        draw = jax.vmap(estimator.noise.draw, (0, 0, 0, None))
+        newest = draw(state.noise_keys, jnp.arange(3), block, jnp.asarray(THETA2))
         np.testing.assert_array_equal(block, 4)
         np.testing.assert_allclose(state.xi, newest, rtol=1e-12)
 
@@ -309,8 +309,8 @@ class TestConventions:
         gradient, _, metrics = estimator.estimate(problem, theta, state)
         total, losses, steps = 0.0, 0.0, 0
         for i in range(6):
-            key = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 0), i), 1)
-            eps = Dense(0.05).draw(jax.random.fold_in(jax.random.key(0), 1), i, 1, theta)
+            key = jax.random.fold_in(state.data_keys[i], 1)
+            eps = Dense(0.05).draw(state.noise_keys[i], jnp.int32(i), jnp.int32(1), theta)
             horizon = int(problem.horizon(key))
             plus, minus = (float(unrolled_sum(problem, theta + s * eps, horizon, key)) for s in (1, -1))
             total = total + eps * (plus - minus) / (2 * 0.05**2)
@@ -327,8 +327,10 @@ class TestConventions:
         problem = Toy(lambda theta, key: jnp.zeros(()), step, 5, loss_cap=2.0)
         theta = jnp.asarray(THETA2)
         estimator = es_single(Dense(0.05), pairs=4, window=5)
-        gradient, _, metrics = estimator.estimate(problem, theta, estimator.init(problem, theta, jax.random.key(0)))
-        eps = np.stack([Dense(0.05).draw(jax.random.fold_in(jax.random.key(0), 1), i, 1, theta) for i in range(4)])
+        state = estimator.init(problem, theta, jax.random.key(0))
+        gradient, _, metrics = estimator.estimate(problem, theta, state)
+        draw = lambda i: Dense(0.05).draw(state.noise_keys[i], jnp.int32(i), jnp.int32(1), theta)
+        eps = np.stack([draw(i) for i in range(4)])
         loss = lambda t: np.where(t[:, 0] > 0.3, 2.0, np.minimum(t[:, 0] ** 2 + t[:, 1], 2.0))
         delta = loss(THETA2 + eps) - loss(THETA2 - eps)
         np.testing.assert_allclose(gradient, np.mean(eps * delta[:, None], axis=0) / (2 * 0.05**2), rtol=1e-9)
