@@ -52,6 +52,8 @@ class ExportArgs:
     """Name to load them by."""
     dest: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Directory of releases; the project's checkpoints by default."""
+    evaluation: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Output of `learned-opt evaluate` with this run among the optimizers; its figures go into the card."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def export_command(argv: Sequence[str]) -> int:
     from meta_train.export import export
 
     args = _parse(ExportArgs, argv, command="export")
-    target = export(args.run, args.name, args.dest)
+    target = export(args.run, args.name, args.dest, args.evaluation)
     print(f"{target}\nlearned_opt.from_pretrained({args.name if args.dest is None else str(target)!r})")
     return 0
 

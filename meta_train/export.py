@@ -1,29 +1,34 @@
 """From a finished run to a released checkpoint."""
 
+import json
 import os
 import re
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from learned_opt.errors import InputError
 from learned_opt.pretrained import CARD, WEIGHTS, load_pretrained, released_folder
 from meta_train import run_directory
+from meta_train.evaluate.contenders import fingerprint
 
 
-def export(run: Path, name: str, destination: Path | None = None) -> Path:
+def export(run: Path, name: str, destination: Path | None = None, evaluation: Path | None = None) -> Path:
     """Copy the weights and the card of a finished run to `destination`/`name`; all of it or nothing.
 
     Args:
       run: run directory.
       name: lower-case letters, digits, "_", "-" and "."; the name users load the weights by.
       destination: the project's checkpoints by default.
+      evaluation: output of `learned-opt evaluate` with these weights among the optimizers; its figures for them go
+        into the card.
 
     Returns:
       The new directory.
 
     Raises:
-      InputError: no such run, not finished, a bad name, or a name that is taken.
+      InputError: no such run, not finished, a bad name, a name that is taken, or an evaluation of other weights.
       WeightsError: the weights are damaged.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
@@ -39,14 +44,35 @@ def export(run: Path, name: str, destination: Path | None = None) -> Path:
         raise InputError(
             f"{run} has weights of {done or 0} of {steps} outer steps; repeat its `learned-opt meta-train` to finish it"
         )
+    card = load_pretrained(run).card
+    if evaluation is not None:
+        card["results"] |= {"evaluation": _figures(evaluation, fingerprint(load_pretrained(run).theta))}
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as partial:
         staged = Path(partial) / name
         staged.mkdir()
-        for file in (WEIGHTS, CARD):
-            shutil.copyfile(run / file, staged / file)
+        shutil.copyfile(run / WEIGHTS, staged / WEIGHTS)
+        (staged / CARD).write_text(json.dumps(card, indent=2) + "\n")
         os.replace(staged, target)
     return target
+
+
+def _figures(evaluation: Path, weights: str | None) -> dict[str, Any]:
+    """What an evaluation measured for the optimizer with these weights, per task."""
+    try:
+        summary = json.loads((evaluation / "summary.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise InputError(
+            f"evaluation {evaluation}: no readable summary.json ({error}); make it with `learned-opt evaluate`"
+        ) from error
+    configuration = summary["configuration"]
+    names = [n for n, made in configuration["optimizers"].items() if weights and made["theta_sha256"] == weights]
+    if not names:
+        found = ", ".join(configuration["optimizers"])
+        raise InputError(f"evaluation {evaluation} is of {found}: expected one with the weights of this run among them")
+    wanted = ("mean_train_loss", "final_train_loss", "final_valid_loss", "diverged", "comparison")
+    tasks = {task: {field: row[names[0]][field] for field in wanted} for task, row in summary["per_task"].items()}
+    return {field: configuration[field] for field in ("suite", "steps", "seeds", "versions")} | {"tasks": tasks}
 
 
 def outer_steps(run: Path) -> int | None:

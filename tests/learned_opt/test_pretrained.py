@@ -138,7 +138,9 @@ def test_folder_without_a_card(tmp_path: Path) -> None:
 
 def test_save_wants_every_field(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="card fields seed"):
-        pretrained.save_pretrained(tmp_path, RULE, RULE.init(jax.random.key(0)), {k: v for k, v in CARD.items() if k != "seed"})
+        pretrained.save_pretrained(
+            tmp_path, RULE, RULE.init(jax.random.key(0)), {k: v for k, v in CARD.items() if k != "seed"}
+        )
 
 
 def test_weights_are_plain_named_tensors(saved: Path) -> None:
