@@ -1,4 +1,4 @@
-"""Inner steps per second of a whole outer step, beside the floor: the same training runs with Adam and no meta-gradient.
+"""Inner steps per second of a whole outer step, beside the floor: the same training by Adam with no meta-gradient.
 
     python benchmarks/meta_train_throughput.py [--rounds 30]
 

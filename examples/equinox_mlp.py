@@ -1,6 +1,6 @@
 """Train a small Equinox network with a released learned optimizer.
 
-    python examples/equinox_mlp.py [--optimizer small-fc-digits] [--steps 200]
+python examples/equinox_mlp.py [--optimizer small-fc-digits] [--steps 200]
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Train a small Haiku network with a released learned optimizer, in plain JAX.
 
-    python examples/haiku_mlp.py [--optimizer small-fc-digits] [--steps 200]
+python examples/haiku_mlp.py [--optimizer small-fc-digits] [--steps 200]
 """
 
 import argparse

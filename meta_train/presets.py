@@ -23,14 +23,15 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "quickstart": Preset(
-        description="small_fc on an MLP classifying digits, ES-Single over 200 steps; MEASURED",
+        description="small_fc on an MLP classifying digits, ES-Single over 200 steps: 1 minute on two CPU cores, "
+        "mean loss 0.096 (Adam at its best of 7 rates: 0.161)",
         config=MetaTrainConfig(
             tasks=TasksConfig(family="digits-mlp"),
             horizon=HorizonConfig(low=200, high=200),
             estimator=EstimatorConfig(kind="es-single", pairs=8, window=20, sigma=0.01),
             meta_optimizer=MetaOptimizerConfig(learning_rate=6e-3, warmup_steps=100),
             steps=2500,
-            # Published small_fc moves by 0.001 per unit of output; at 0.1 the weights need not grow a hundredfold first.
+            # Published: 0.001 per unit of output, for which the weights would first have to grow a hundredfold.
             rule=RuleConfig(settings={"step_mult": 0.1}),
         ),
     ),

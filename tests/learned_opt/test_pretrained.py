@@ -82,7 +82,7 @@ def test_unknown_name_suggests_the_nearest() -> None:
 def test_truncated_weights(saved: Path) -> None:
     path = saved / "weights.safetensors"
     path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(WeightsError, match="sha256.*truncated or belongs to other weights"):
+    with pytest.raises(WeightsError, match=r"sha256.*truncated or belongs to other weights"):
         learned_opt.from_pretrained(saved)
 
 
