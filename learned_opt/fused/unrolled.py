@@ -19,6 +19,7 @@ import string
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from learned_opt import network
@@ -42,8 +43,10 @@ def apply(
         return network.apply(blocks, constants, layers, shape=shape, eps=eps)
     first, *rest = layers
     values = [product(block) for block in blocks]
-    mean_squares = [_mean_square(block) for block in blocks]
-    scale = jax.lax.rsqrt(eps + jnp.concatenate(mean_squares))
+    # One division for all channels: apart, each would be a kernel of its own.
+    sizes = np.repeat([max(x[0].size, 1) for x in values], [x.shape[0] for x in values]).astype(np.float32)
+    mean_squares = jnp.concatenate([_sum_of_squares(block) for block in blocks]) / sizes
+    scale = jax.lax.rsqrt(eps + mean_squares)
     w = first.w[: scale.size] * scale[:, None]
     offset = constants @ first.w[scale.size :] + first.b
 
@@ -60,16 +63,15 @@ def apply(
     return tuple(jnp.broadcast_to(x, shape) for x in h)
 
 
-def _mean_square(block: Block) -> Float[Array, " channels"]:
-    """Mean square per channel; factors that lack an axis are contracted with the others along it."""
+def _sum_of_squares(block: Block) -> Float[Array, " channels"]:
+    """Sum of squares per channel; factors that lack an axis are contracted with the others along it."""
     if len(block) == 1:
         (x,) = block
-        return jnp.mean(x * x, axis=tuple(range(1, x.ndim)))
+        return jnp.sum(x * x, axis=tuple(range(1, x.ndim)))
     shape = jnp.broadcast_shapes(*(x.shape for x in block))
     axes = string.ascii_letters[: len(shape)]
     present = ["".join(a for a, n, m in zip(axes, x.shape, shape, strict=True) if n == m) for x in block]
     squares = [
         jnp.squeeze(x * x, [i for i, a in enumerate(axes) if a not in p]) for x, p in zip(block, present, strict=True)
     ]
-    sums = jnp.einsum(f"{','.join(present)}->{axes[0]}", *squares, precision=jax.lax.Precision.HIGHEST)
-    return sums / math.prod(shape[1:])
+    return jnp.einsum(f"{','.join(present)}->{axes[0]}", *squares, precision=jax.lax.Precision.HIGHEST)

@@ -21,8 +21,8 @@ each_rule = pytest.mark.parametrize("rule", RULES, ids=repr)
 
 
 def parameters(dtype: Any = jnp.float32) -> dict[str, Any]:
-    keys = jax.random.split(jax.random.key(0), 3)
-    shapes = {"conv": (3, 3, 2, 4), "dense": (5, 7), "bias": (7,)}
+    keys = jax.random.split(jax.random.key(0), 2)
+    shapes = {"conv": (3, 3, 4, 5), "bias": (5,)}
     tree = {name: jax.random.normal(key, shape, dtype) for key, (name, shape) in zip(keys, shapes.items(), strict=True)}
     return {"layer": tree, "scale": jnp.asarray(1.5, dtype)}
 
@@ -100,9 +100,9 @@ def test_meta_gradient_is_finite(rule: Any, theta: Any) -> None:
     params = parameters()
 
     def final_loss(theta: Any) -> Any:
-        opt = rule.transform(theta, num_steps=3)
+        opt = rule.transform(theta, num_steps=2)
         p, state = params, opt.init(params)
-        for _ in range(3):
+        for _ in range(2):
             loss, grads = jax.value_and_grad(lambda p: optax.tree.norm(p, squared=True))(p)
             updates, state = opt.update(grads, state, p, value=loss)
             p = optax.apply_updates(p, updates)
@@ -161,7 +161,7 @@ def test_map_params_reaches_the_accumulators(rule: Any, theta: Any) -> None:
     params, opt = parameters(), rule.transform(theta, num_steps=10)
     state = opt.init(params)
     mapped = optax.tree.map_params(opt, lambda x: x + 1, state)
-    assert float(mapped.accumulators.m[0]["layer"]["dense"][0, 0]) == 1.0
+    assert float(mapped.accumulators.m[0]["layer"]["bias"][0]) == 1.0
     assert int(mapped.t) == 0
 
 

@@ -32,6 +32,15 @@ def x64() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation() -> Iterator[None]:
+    """These programs run for milliseconds and compile for seconds."""
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @dataclass(frozen=True, eq=False)
 class Design:
     """Noise from a table [pairs, blocks, P]; block b of any episode gets column (b - 1) mod blocks."""
