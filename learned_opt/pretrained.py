@@ -148,10 +148,14 @@ def _read_card(folder: Path) -> dict[str, Any]:
         card = json.loads((folder / CARD).read_text())
         if card["format"] != FORMAT:
             raise WeightsError(f"{folder / CARD}: format {card['format']!r}, expected {FORMAT!r}; update learned-opt")
-        _ = card["rule"]["name"], card["rule"]["settings"], card["weights"]["sha256"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        _ = card["rule"]["name"], dict(card["rule"]["settings"]), card["weights"]["sha256"]
+        _ = [card[field] for field in CARD_FIELDS]
+    except WeightsError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(
-            f"{folder / CARD} is not a card of format {FORMAT} ({type(error).__name__}: {error}); export the run again"
+            f"{folder / CARD} is not a card of format {FORMAT} ({type(error).__name__}: {error}); "
+            "repeat the command that made it"
         ) from error
     return card
 
@@ -161,17 +165,17 @@ def _read_weights(folder: Path, card: Mapping[str, Any]) -> dict[str, np.ndarray
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise WeightsError(f"{path} cannot be read ({error.strerror}); export the run again") from error
+        raise WeightsError(f"{path} cannot be read ({error.strerror}); repeat the command that made it") from error
     found, expected = hashlib.sha256(data).hexdigest(), card["weights"]["sha256"]
     if found != expected:
         raise WeightsError(
             f"{path} has sha256 {found[:12]}…, its card says {expected[:12]}…: "
-            "the file is truncated or belongs to other weights; export the run again"
+            "the file is truncated or belongs to other weights; repeat the command that made it"
         )
     try:
         return safetensors.numpy.load(data)
     except safetensors.SafetensorError as error:
-        raise WeightsError(f"{path} is not a safetensors file ({error}); export the run again") from error
+        raise WeightsError(f"{path} is not a safetensors file ({error}); repeat the command that made it") from error
 
 
 def _unflatten(rule: Rule, weights: Mapping[str, np.ndarray], folder: Path) -> Any:

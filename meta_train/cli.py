@@ -76,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
         status = _dispatch(argv)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return status
     except (InputError, TaskInputError) as error:
         return _complain(error, 2)
@@ -86,7 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain("aborted", 128 + signal.SIGINT)
     except BrokenPipeError:
         # Nobody reads on; keep the interpreter from failing again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         return _complain(f"{error.filename or 'the system'}: {error.strerror or error}", 1)

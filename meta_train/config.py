@@ -3,6 +3,7 @@
 Importing this module loads no JAX. A configuration is saved whole as JSON and read back exactly.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
@@ -107,16 +108,17 @@ class MetaTrainConfig:
         not_negative = ("meta_optimizer.warmup_steps", "meta_optimizer.weight_decay", "seed")
         values = dict(flatten(self))
         for name in at_least_one:
-            _require(values[name] >= 1, name, values[name], "at least 1")
+            _require(1 <= values[name] < 2**31, name, values[name], "from 1 to 2147483647")
         for name in positive:
-            _require(values[name] > 0, name, values[name], "a number above 0")
+            _require(0 < values[name] < math.inf, name, values[name], "a finite number above 0")
         for name in not_negative:
-            _require(values[name] >= 0, name, values[name], "0 or more")
+            _require(0 <= values[name] < 2**32, name, values[name], "from 0 to 4294967295")
         low, warmup, fraction = (
             self.horizon.low,
             self.meta_optimizer.warmup_steps,
             self.meta_optimizer.final_fraction,
         )
+        _require(self.horizon.high < 2**31, "horizon.high", self.horizon.high, "at most 2147483647")
         _require(self.horizon.high >= low, "horizon.high", self.horizon.high, f"at least horizon.low = {low}")
         _require(0 <= fraction <= 1, "meta_optimizer.final_fraction", fraction, "a number from 0 to 1")
         _require(
@@ -143,7 +145,8 @@ def from_json(values: Mapping[str, Any]) -> MetaTrainConfig:
     try:
         return _converter().structure(values, MetaTrainConfig)
     except cattrs.BaseValidationError as error:
-        reasons = "; ".join(cattrs.transform_error(error, path="config"))
+        ranges = [str(leaf) for leaf in _leaves(error) if isinstance(leaf, InputError)]
+        reasons = "; ".join(ranges or cattrs.transform_error(error, path="config"))
         raise InputError(f"not a configuration of this version: {reasons}") from error
 
 
@@ -166,6 +169,14 @@ def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
 
 
 def _require(holds: bool, name: str, value: Any, expected: str) -> None:

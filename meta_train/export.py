@@ -47,7 +47,10 @@ def export(run: Path, name: str, destination: Path | None = None, evaluation: Pa
     card = load_pretrained(run).card
     if evaluation is not None:
         card["results"] |= {"evaluation": _figures(evaluation, fingerprint(load_pretrained(run).theta))}
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{target.parent} cannot be written ({error.strerror}): choose another --dest") from error
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as partial:
         staged = Path(partial) / name
         staged.mkdir()
@@ -61,18 +64,22 @@ def _figures(evaluation: Path, weights: str | None) -> dict[str, Any]:
     """What an evaluation measured for the optimizer with these weights, per task."""
     try:
         summary = json.loads((evaluation / "summary.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        configuration, per_task = summary["configuration"], summary["per_task"]
+        names = [n for n, made in configuration["optimizers"].items() if weights and made["theta_sha256"] == weights]
+        wanted = ("mean_train_loss", "final_train_loss", "final_valid_loss", "diverged", "comparison")
+        figures = [
+            {task: {field: row[name][field] for field in wanted} for task, row in per_task.items()} for name in names
+        ]
+        head = {field: configuration[field] for field in ("suite", "steps", "seeds", "versions")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"evaluation {evaluation}: no readable summary.json ({error}); make it with `learned-opt evaluate`"
+            f"evaluation {evaluation}: no readable summary.json ({type(error).__name__}: {error}); "
+            "make it with `learned-opt evaluate`"
         ) from error
-    configuration = summary["configuration"]
-    names = [n for n, made in configuration["optimizers"].items() if weights and made["theta_sha256"] == weights]
-    if not names:
+    if not figures:
         found = ", ".join(configuration["optimizers"])
         raise InputError(f"evaluation {evaluation} is of {found}: expected one with the weights of this run among them")
-    wanted = ("mean_train_loss", "final_train_loss", "final_valid_loss", "diverged", "comparison")
-    tasks = {task: {field: row[names[0]][field] for field in wanted} for task, row in summary["per_task"].items()}
-    return {field: configuration[field] for field in ("suite", "steps", "seeds", "versions")} | {"tasks": tasks}
+    return head | {"tasks": figures[0]}
 
 
 def outer_steps(run: Path) -> int | None:

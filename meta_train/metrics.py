@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorboardX
 
+from learned_opt.errors import InputError
 from meta_train.run_directory import METRICS, TENSORBOARD
 
 TIMINGS = ("seconds", "outer_steps_per_second", "inner_steps_per_second")
@@ -35,7 +36,7 @@ class MetricLog:
         self._file = (run / METRICS).open("a")
         self._board = tensorboardX.SummaryWriter(str(run / TENSORBOARD), purge_step=after + 1)
         self._inner_steps = inner_steps
-        self._seconds_before = json.loads(kept[-1])["seconds"] if kept else 0.0
+        self._seconds_before = json.loads(kept[-1]).get("seconds", 0.0) if kept else 0.0
         self._started = self._last_time = time.monotonic()
         self._last_step = after
 
@@ -86,14 +87,23 @@ def _json_number(value: Any) -> float | None:
 
 
 def _lines_until(path: Path, step: int) -> list[str]:
-    """Whole lines up to outer step `step`; a run that was killed may have left half a line, and lines beyond it."""
+    """Whole lines up to outer step `step`; a run that was killed may have left half a line, and lines beyond it.
+
+    Raises:
+      InputError: a line that others follow cannot be read.
+    """
     kept: list[str] = []
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                if json.loads(line)["step"] > step:
-                    break
-            except (ValueError, KeyError, TypeError):
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            if json.loads(line)["step"] > step:
                 break
-            kept.append(line)
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines):
+                break
+            raise InputError(
+                f"{path} line {number} is no line of metrics: mend it or move the file away, then repeat the command; "
+                "the checkpoints are intact"
+            ) from error
+        kept.append(line.decode())
     return kept

@@ -1,5 +1,7 @@
 """What a person sees of a run: a bar on a terminal, a line every half minute in a log file."""
 
+import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +15,20 @@ BAR_SECONDS = 0.2
 """Between two updates of the bar: an outer step may take a hundredth of a second, and drawing costs as much."""
 
 
+class _Console(Console):
+    """A console whose reader may leave: training goes on in silence."""
+
+    def on_broken_pipe(self) -> None:
+        """Called by Rich, whose own version ends the program."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
 class Reporter:
     """Progress of one run on standard error."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True, highlight=False)
+        self._console = console or _Console(stderr=True, highlight=False)
         self._bar: Progress | None = None
         self._meta_loss: float | None = None
         self._saved: int | None = None

@@ -40,9 +40,17 @@ def claim(run: Path, config: MetaTrainConfig) -> Iterator[None]:
     Raises:
       InputError: `run` holds something else, belongs to another configuration, or is being written.
     """
+    if str(run) == ".":
+        raise InputError(
+            "--out is the working directory: expected a directory for the run, such as --out runs/quickstart"
+        )
     _check_contents(run)
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / LOCK).open("a") as lock:
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = (run / LOCK).open("a")
+    except OSError as error:
+        raise InputError(f"{run} cannot be written ({error.strerror}): choose another --out") from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -51,6 +59,9 @@ def claim(run: Path, config: MetaTrainConfig) -> Iterator[None]:
             ) from error
         _check_contents(run)
         _check_config(run, config)
+        # Before anything else is written: whatever happens from here on, the directory is a run that can be resumed.
+        if not _begun(run):
+            _write(run, config, starts=[])
         yield
 
 
@@ -60,12 +71,15 @@ def read_config(run: Path) -> MetaTrainConfig:
     Raises:
       InputError: there is none, or it cannot be read.
     """
-    return configs.from_json(_read(run)["config"])
+    try:
+        return configs.from_json(_read(run)["config"])
+    except InputError as error:
+        raise InputError(f"{run / CONFIG}: {error}: restore it, or choose another --out") from error
 
 
 def record_start(run: Path, config: MetaTrainConfig, *, step: int, devices: Sequence[str]) -> None:
     """Write `config.json`, or add this start to the ones that are there."""
-    starts = _read(run)["starts"] if (run / CONFIG).exists() else []
+    starts = _read(run)["starts"]
     start = {
         "step": step,
         "command": ["learned-opt", *sys.argv[1:]],
@@ -73,10 +87,7 @@ def record_start(run: Path, config: MetaTrainConfig, *, step: int, devices: Sequ
         "versions": versions(),
         "git": git_revision(),
     }
-    text = json.dumps({"config": configs.to_json(config), "starts": [*starts, start]}, indent=2) + "\n"
-    partial = run / f"{CONFIG}.partial"
-    partial.write_text(text)
-    os.replace(partial, run / CONFIG)
+    _write(run, config, starts=[*starts, start])
 
 
 def versions() -> dict[str, str]:
@@ -102,11 +113,24 @@ def git_revision() -> str | None:
         return None
 
 
+def _write(run: Path, config: MetaTrainConfig, starts: Sequence[Any]) -> None:
+    text = json.dumps({"config": configs.to_json(config), "starts": list(starts)}, indent=2) + "\n"
+    partial = run / f"{CONFIG}.partial"
+    partial.write_text(text)
+    os.replace(partial, run / CONFIG)
+
+
+def _begun(run: Path) -> bool:
+    """Whether a start is recorded: before that there is nothing that another configuration could spoil."""
+    return (run / CONFIG).exists() and bool(_read(run)["starts"])
+
+
 def _check_contents(run: Path) -> None:
     if run.exists() and not run.is_dir():
         raise InputError(f"{run} is a file, expected a directory: choose another --out")
     if run.is_dir() and not (run / CONFIG).exists():
-        others = sorted(path.name for path in run.iterdir() if path.name != LOCK)
+        ours = (LOCK, f"{CONFIG}.partial")
+        others = sorted(path.name for path in run.iterdir() if path.name not in ours)
         if others:
             raise InputError(f"{run} holds {others[0]} but no {CONFIG}, so it is no run: choose another --out")
 
@@ -114,7 +138,8 @@ def _check_contents(run: Path) -> None:
 def _check_config(run: Path, config: MetaTrainConfig) -> None:
     if not (run / CONFIG).exists():
         return
-    differences = configs.difference(read_config(run), config)
+    theirs = read_config(run)
+    differences = configs.difference(theirs, config) if _begun(run) else []
     if differences:
         raise InputError(
             f"{run} was begun with another configuration: {'; '.join(differences)}. Repeat its settings to resume it "
@@ -126,6 +151,8 @@ def _read(run: Path) -> dict[str, Any]:
     path = run / CONFIG
     try:
         values = json.loads(path.read_text())
+        if not isinstance(values["config"], dict) or not isinstance(values["starts"], list):
+            raise TypeError("config is no object, or starts no list")
         return {"config": values["config"], "starts": values["starts"]}
     except FileNotFoundError as error:
         raise InputError(

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from learned_opt import pretrained
+from learned_opt.errors import WeightsError
 from meta_train import config as configs
 from meta_train import export, outer, run_directory
 from meta_train.checkpointing import DISK_FULL, Checkpoints
@@ -54,13 +55,13 @@ def meta_train(config: MetaTrainConfig, out: Path, reporter: Reporter | None = N
     reporter = reporter or Reporter()
     experiment = outer.build(config)
     with (
+        _failures_named(out),
         run_directory.claim(out, config),
         stop_on_signals() as stop,
-        _failures_named(out),
         Checkpoints(out / run_directory.CHECKPOINTS) as checkpoints,
     ):
         resumed_at = checkpoints.latest
-        if resumed_at == config.steps == export.outer_steps(out):
+        if resumed_at == config.steps == _steps_of_weights(out):
             return Outcome(config.steps, None, resumed_at, pretrained.load_pretrained(out).card["results"])
         # Placed as a restored state is: a resumed run compiles the very same program.
         state = jax.device_put(experiment.init(), jax.devices()[0])
@@ -93,6 +94,14 @@ def meta_train(config: MetaTrainConfig, out: Path, reporter: Reporter | None = N
         card = _card(experiment, step=step, seconds=seconds, results=results)
         pretrained.save_pretrained(out, experiment.rule, theta, card)
     return Outcome(step, stop.signal if step < config.steps else None, resumed_at, results)
+
+
+def _steps_of_weights(out: Path) -> int | None:
+    """Outer steps behind the weights in `out`; None if there are none that can be used: they are made again."""
+    try:
+        return export.outer_steps(out)
+    except WeightsError:
+        return None
 
 
 def compile_step(experiment: Experiment, state: State) -> Callable[[State, Problems], tuple[State, Report]]:

@@ -131,6 +131,11 @@ def _find(name: str, root: Path) -> Any:
             return tfds.builder(query, data_dir=os.fspath(root))
     except DatasetNotFoundError as error:
         here = [folder.name for folder in root.iterdir() if folder.is_dir()] if root.is_dir() else []
+        if name in here:
+            raise DataUnavailable(
+                f"data set {name!r} in {root} is damaged ({first_line(error)}): "
+                f"remove {root / name} and prepare it again"
+            ) from error
         known = {*tfds.list_builders(with_community_datasets=False), *EMBEDDED, *here} - {"downloads"}
         near = difflib.get_close_matches(re.split("[/:]", name)[0], sorted(known), n=3)
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 from collections.abc import Mapping
@@ -25,14 +26,18 @@ def make_rule(name: str, settings: Mapping[str, Any] | None = None) -> Rule:
     """The rule of that name with the given settings, defaults for the others.
 
     Raises:
-      InputError: unknown name, or a setting that the rule does not have.
+      InputError: unknown name, a setting that the rule does not have, or a value that does not fit.
     """
     if name not in RULES:
         near = difflib.get_close_matches(name, RULES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(rule_names())}"
         raise InputError(f"unknown rule {name!r}: {hint}")
     module, cls = RULES[name]
-    try:
-        return getattr(importlib.import_module(module), cls)(**(settings or {}))
-    except TypeError as error:
-        raise InputError(f"settings {dict(settings or {})} do not fit rule {name!r}: {error}") from error
+    rule = getattr(importlib.import_module(module), cls)
+    known = [field.name for field in dataclasses.fields(rule)]
+    for setting in settings or {}:
+        if setting not in known:
+            near = difflib.get_close_matches(setting, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
+            raise InputError(f"rule {name!r} has no setting {setting!r}: {hint}")
+    return rule(**(settings or {}))

@@ -87,6 +87,17 @@ class SmallFC:
     exp_mult: float = 0.001
     """Nats of step size per unit of the second output."""
 
+    def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+          InputError: naming the setting, its value and what was expected.
+        """
+        base.require_integer("hidden", self.hidden, 1)
+        base.require_integer("hidden_layers", self.hidden_layers, 0)
+        base.require_finite("step_mult", self.step_mult)
+        base.require_finite("exp_mult", self.exp_mult)
+
     @property
     def name(self) -> str:
         """Name in the registry of rules."""

@@ -35,14 +35,14 @@ def evaluate(
     rates: int = 7,
 ) -> Summary:
     """Compare optimizers on the tasks of a suite; see `meta_train.evaluate.evaluate`."""
-    for name, value, least in (
-        ("steps", steps, 1),
-        ("seeds", seeds, 1),
-        ("rates", rates, 1),
-        ("seed", seed, 0),
+    for name, value, least, most in (
+        ("steps", steps, 1, 2**31 - 1),
+        ("seeds", seeds, 1, 10_000),
+        ("rates", rates, 1, 25),  # half decades: more would leave the range of float32
+        ("seed", seed, 0, 2**32 - 1),
     ):
-        if value < least:
-            raise InputError(f"{name}: {value} is too small, expected at least {least}")
+        if not least <= value <= most:
+            raise InputError(f"{name}: {value}, expected {least} to {most}")
     contenders = resolve_all(optimizers, rates=rates)
     tasks = suites.suite(suite)
     configuration = {

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,12 @@ import numpy as np
 from jaxtyping import Float
 
 from learned_opt.errors import InputError
+
+FIELDS = {
+    "task", "optimizer", "kind", "trial", "learning_rate", "seed", "steps", "mean_train_loss", "first_train_loss",
+    "final_train_loss", "final_valid_loss", "diverged", "diverged_at", "seconds",
+}  # fmt: skip
+"""Of every line of results.jsonl."""
 
 CURVE_POINTS = 250
 """Points of a stored curve at most; longer ones are averaged over equal windows of steps."""
@@ -118,8 +125,9 @@ def windows(losses: Float[np.ndarray, "trials seeds T"]) -> dict[str, np.ndarray
 def _check(out: Path, asked: dict[str, Any]) -> None:
     path = out / "evaluation.json"
     if not path.exists():
-        if (out / "results.jsonl").exists():
-            raise InputError(f"out: {out} holds results.jsonl but no evaluation.json; choose another --out")
+        others = sorted(p.name for p in out.iterdir() if p.name != ".lock" and p.suffix != ".partial")
+        if others:
+            raise InputError(f"out: {out} holds {others[0]} but no evaluation.json; choose another --out")
         return
     try:
         there = json.loads(path.read_text())
@@ -155,15 +163,22 @@ def _complete_groups(out: Path, runs: Mapping[tuple[str, str], int]) -> dict[tup
             found.setdefault((row["task"], row["optimizer"]), []).append(row)
         except (ValueError, KeyError, TypeError):
             continue  # cut short; its group is then incomplete
-    groups = {
-        pair: rows for pair, rows in found.items() if len(rows) == runs.get(pair) and curves_path(out, *pair).exists()
-    }
+    whole = lambda rows, pair: len(rows) == runs.get(pair) and all(row.keys() >= FIELDS for row in rows)
+    groups = {pair: rows for pair, rows in found.items() if whole(rows, pair) and _readable(curves_path(out, *pair))}
     after = b"".join(_lines(rows) for rows in groups.values())
     if after != before:
         partial = path.with_suffix(".partial")
         partial.write_bytes(after)
         partial.replace(path)
     return groups
+
+
+def _readable(curves: Path) -> bool:
+    try:
+        with curves.open("rb") as file, np.load(file) as arrays:
+            return all(arrays[name] is not None for name in ("loss", "step", "compile_seconds"))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return False
 
 
 def _lines(rows: Sequence[Row]) -> bytes:

@@ -113,9 +113,11 @@ def test_weights_of_other_settings(saved: Path) -> None:
     ("change", "message"),
     [
         (lambda card: card["rule"].update(name="small_cf"), "unknown rule 'small_cf': did you mean 'small_fc'"),
-        (lambda card: card["rule"]["settings"].update(hiden=1), "do not fit rule 'small_fc'"),
+        (lambda card: card["rule"]["settings"].update(hiden=1), "no setting 'hiden': did you mean 'hidden'"),
         (lambda card: card.update(format="learned_opt/9"), "format 'learned_opt/9', expected 'learned_opt/1'"),
+        (lambda card: card["rule"]["settings"].update(hidden=-3), "hidden is -3: expected a whole number"),
         (lambda card: card.pop("weights"), "is not a card"),
+        (lambda card: card.pop("recipe"), "is not a card"),
     ],
 )
 def test_cards_that_do_not_fit(saved: Path, change: Any, message: str) -> None:

@@ -19,12 +19,33 @@ from meta_train.presets import PRESETS
         (["meta-train", "debug", "--out", "r", "--estimator.windw", "3"], "did you mean --estimator.window"),
         (["meta-train", "debug", "--out", "r", "--estimator.kind", "pess"], "invalid choice 'pess'"),
         (["meta-train", "debug", "--out", "r", "--steps", "many"], "--steps: invalid literal for int()"),
-        (["meta-train", "debug", "--out", "r", "--steps", "0"], "steps 0: expected at least 1"),
+        (["meta-train", "debug", "--out", "r", "--steps", "0"], "steps 0: expected from 1 to"),
         (["meta-train", "debug", "--out", "r", "--horizon.low", "50"], "horizon.high 20: expected at least"),
         (["meta-train", "debug", "--out"], "Missing value for argument '--out'"),
         (["meta-train", "debug", "--out", "r", "--tasks.family", "digits-mpl"], "did you mean digits-mlp"),
         (["meta-train", "debug", "--out", "r", "--rule.name", "small_fcc"], "'small_fcc': did you mean 'small_fc'?"),
-        (["meta-train", "debug", "--out", "r", "--rule.settings", "hiden", "4"], "do not fit rule 'small_fc'"),
+        (
+            ["meta-train", "debug", "--out", "r", "--rule.settings", "hiden", "4"],
+            "no setting 'hiden': did you mean 'hidden'",
+        ),
+        (
+            ["meta-train", "debug", "--out", "r", "--rule.settings", "hidden", "0"],
+            "hidden is 0: expected a whole number",
+        ),
+        (
+            ["meta-train", "debug", "--out", "r", "--rule.settings", "step_mult", "nan"],
+            "step_mult is nan: expected a finite",
+        ),
+        (["meta-train", "debug", "--out", "r", "--seed", "99999999999999"], "seed 99999999999999: expected from 0 to"),
+        (
+            ["meta-train", "debug", "--out", "r", "--estimator.sigma", "inf"],
+            "estimator.sigma inf: expected a finite number",
+        ),
+        (["meta-train", "debug", "--out", ""], "--out is the working directory"),
+        (
+            ["evaluate", "--optimizers", "adam", "--suite", "digits", "--out", "e", "--rates", "200"],
+            "rates: 200, expected 1 to 25",
+        ),
         (["export", "--name", "x"], "missing RUN"),
         (["export", "nowhere", "--name", "x"], "nowhere is no run"),
         (["export", "nowhere", "--name", "No/good"], "name 'No/good': expected lower-case letters"),
@@ -107,3 +128,14 @@ def test_dry_run_writes_nothing(
 
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(("name", "value"), [("hidden", "2.5"), ("hidden", "abc"), ("step_mult", "xx")])
+def test_setting_of_a_wrong_type_is_one_line(name: str, value: str) -> None:
+    """In a process of its own: here the type checker of the tests would speak first."""
+    command = [sys.executable, "-m", "meta_train", "meta-train", "debug", "--out", "r", "--rule.settings", name, value]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert f"setting {name} is" in line and "expected" in line
+    assert not Path("r").exists()

@@ -9,11 +9,12 @@ from meta_train.evaluate import store
 
 CONFIGURATION = {"steps": 3, "optimizers": {"a": {"kind": "baseline"}, "x/b": {"kind": "learned"}}}
 RUNS = {("t", "a"): 4, ("t", "x/b"): 2}
-CURVES = store.windows(np.ones((2, 2, 3), np.float32))
+CURVES = {**store.windows(np.ones((2, 2, 3), np.float32)), "compile_seconds": np.float64(1.0)}
 
 
 def group(optimizer, n):
-    return [{"task": "t", "optimizer": optimizer, "trial": i // 2, "seed": i % 2} for i in range(n)]
+    rest = dict.fromkeys(sorted(store.FIELDS), 0)
+    return [rest | {"task": "t", "optimizer": optimizer, "trial": i // 2, "seed": i % 2} for i in range(n)]
 
 
 def fill(out):
@@ -31,6 +32,27 @@ def test_results_come_back(tmp_path):
         assert results.groups == groups
     assert (tmp_path / "results.jsonl").read_bytes() == before
     assert len(before.splitlines()) == 6
+
+
+def test_rows_that_lack_a_field_and_damaged_curves_are_run_again(tmp_path):
+    fill(tmp_path)
+    path = tmp_path / "results.jsonl"
+    first, *rest = path.read_text().splitlines()
+    lacking = {name: value for name, value in json.loads(first).items() if name != "mean_train_loss"}
+    path.write_text("\n".join([json.dumps(lacking), *rest]) + "\n")
+    curves = store.curves_path(tmp_path, "t", "x/b")
+    curves.write_bytes(curves.read_bytes()[:-30])
+    with store.opened(tmp_path, CONFIGURATION, RUNS) as results:
+        assert results.groups == {}
+
+
+def test_directory_of_something_else_is_refused(tmp_path):
+    (tmp_path / "weights.safetensors").write_text("")
+    with (
+        pytest.raises(InputError, match="holds weights.safetensors but no evaluation.json"),
+        store.opened(tmp_path, CONFIGURATION, RUNS),
+    ):
+        pass
 
 
 def test_a_kill_at_any_byte_loses_and_repeats_nothing(tmp_path):

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from learned_opt.errors import InputError
 from meta_train.metrics import MetricLog
 
 
@@ -21,6 +22,16 @@ def test_lines_beyond_the_checkpoint_and_torn_ones_are_dropped(tmp_path: Path) -
         assert (tmp_path / "metrics.jsonl").read_text().splitlines() == kept
         log.write(15, {"meta_loss": 0.5})
     assert [(line["step"], line["meta_loss"]) for line in lines(tmp_path)] == [(5, 0.2), (10, 0.1), (15, 0.5)]
+
+
+def test_a_damaged_line_in_the_middle_costs_nothing(tmp_path: Path) -> None:
+    """Cutting there would throw away every later line."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 5, "seconds": 1.0}\n\xff garbage\n{"step": 15, "seconds": 3.0}\n')
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"line 2 is no line of metrics.*checkpoints are intact"):
+        MetricLog(tmp_path, after=15, inner_steps=1)
+    assert path.read_bytes() == before
 
 
 def test_time_of_earlier_starts_counts(tmp_path: Path) -> None:

@@ -30,6 +30,16 @@ def test_other_configuration_is_refused_with_its_differences(tmp_path: Path) -> 
         pass
 
 
+def test_a_start_that_failed_leaves_the_directory_usable(tmp_path: Path) -> None:
+    """Killed after the directory was claimed and before anything was recorded: any configuration may begin in it."""
+    with claim(tmp_path, CONFIG):
+        (tmp_path / "checkpoints").mkdir()
+    other = dataclasses.replace(CONFIG, steps=CONFIG.steps + 1)
+    with claim(tmp_path, other):
+        record_start(tmp_path, other, step=0, devices=[])
+    assert read_config(tmp_path) == other
+
+
 def test_second_writer_is_refused(tmp_path: Path) -> None:
     with claim(tmp_path, CONFIG):
         with pytest.raises(InputError, match="is being written by another process"), claim(tmp_path, CONFIG):
