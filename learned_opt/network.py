@@ -26,6 +26,9 @@ class Layer(NamedTuple):
     """Shape [outputs]."""
 
 
+EXACT = jax.lax.Precision.HIGHEST
+"""Accelerators would multiply these small matrices at half the digits."""
+
 PerParameterMLP = Callable[..., tuple[Array, ...]]
 """`(blocks, constants, layers, *, shape, eps) -> outputs`: `apply` below and its fused twins."""
 
@@ -57,6 +60,8 @@ def apply(
     x = x * jax.lax.rsqrt(eps + jnp.mean(x * x, axis=axes, keepdims=True))
     x = jnp.concatenate([x, jnp.broadcast_to(constants, (*shape, *constants.shape))], axis=-1)
     for layer in layers[:-1]:
-        x = jax.nn.relu(jnp.tensordot(x, layer.w, axes=1) + jnp.reshape(layer.b, (1,) * len(shape) + (-1,)))
-    x = jnp.tensordot(x, layers[-1].w, axes=1) + jnp.reshape(layers[-1].b, (1,) * len(shape) + (-1,))
+        x = jax.nn.relu(
+            jnp.tensordot(x, layer.w, axes=1, precision=EXACT) + jnp.reshape(layer.b, (1,) * len(shape) + (-1,))
+        )
+    x = jnp.tensordot(x, layers[-1].w, axes=1, precision=EXACT) + jnp.reshape(layers[-1].b, (1,) * len(shape) + (-1,))
     return tuple(x[..., i] for i in range(x.shape[-1]))

@@ -61,4 +61,4 @@ class Dense:
     def combine(self, theta: Theta, weights: Float[Array, "..."], draws: Float[Array, "... P"]) -> Theta:
         """See `Noise.combine`."""
         _, unravel = ravel_pytree(theta)
-        return unravel(jnp.tensordot(weights, draws, axes=weights.ndim))
+        return unravel(jnp.tensordot(weights, draws, axes=weights.ndim, precision=jax.lax.Precision.HIGHEST))

@@ -27,7 +27,7 @@ class Problem(Protocol):
 
     @property
     def loss_cap(self) -> float:
-        """Losses above this, and losses that are not finite, count as this."""
+        """Losses above this, and losses that are not finite, count as this; finite wherever a loss may be lost."""
         ...
 
     @property
@@ -112,6 +112,15 @@ class TaskProblem:
         return InnerState(optax.apply_updates(params, updates), model_state, opt_state, num_steps), loss
 
 
+STEPS = 0x73746570
+"""Stream of an episode's key that the keys of its steps come from; a problem has the small numbers to itself."""
+
+
+def step_key(episode: Key[Array, ""], t: Int[Array, ""]) -> Key[Array, ""]:
+    """Key of step t of an episode."""
+    return jax.random.fold_in(jax.random.fold_in(episode, STEPS), t)
+
+
 def bounded_loss(problem: Problem, loss: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """The loss as meta-training counts it: at most `loss_cap`, which also stands for a loss that is not finite."""
     return jnp.where(jnp.isfinite(loss), jnp.minimum(loss, problem.loss_cap), problem.loss_cap)
@@ -124,7 +133,7 @@ def mean_loss(problem: Problem, theta: PyTree, keys: Key[Array, " n"]) -> Float[
         horizon = problem.horizon(key)
 
         def step(state: PyTree, t: Int[Array, ""]) -> tuple[PyTree, Float[Array, ""]]:
-            state, loss = problem.step(theta, state, jax.random.fold_in(key, t))
+            state, loss = problem.step(theta, state, step_key(key, t))
             return state, jnp.where(t < horizon, bounded_loss(problem, loss), 0.0)
 
         _, losses = jax.lax.scan(step, problem.reset(theta, key), jnp.arange(problem.max_horizon))

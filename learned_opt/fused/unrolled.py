@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 
 from learned_opt import network
 from learned_opt.features import Block, product
-from learned_opt.network import Layer
+from learned_opt.network import EXACT, Layer
 
 TINY = 128
 """Elements."""
@@ -48,7 +48,7 @@ def apply(
     mean_squares = jnp.concatenate([_sum_of_squares(block) for block in blocks]) / sizes
     scale = jax.lax.rsqrt(eps + mean_squares)
     w = first.w[: scale.size] * scale[:, None]
-    offset = constants @ first.w[scale.size :] + first.b
+    offset = jnp.matmul(constants, first.w[scale.size :], precision=EXACT) + first.b
 
     h = [offset[j] for j in range(offset.size)]
     rows = iter(range(scale.size))
@@ -74,4 +74,4 @@ def _sum_of_squares(block: Block) -> Float[Array, " channels"]:
     squares = [
         jnp.squeeze(x * x, [i for i, a in enumerate(axes) if a not in p]) for x, p in zip(block, present, strict=True)
     ]
-    return jnp.einsum(f"{','.join(present)}->{axes[0]}", *squares, precision=jax.lax.Precision.HIGHEST)
+    return jnp.einsum(f"{','.join(present)}->{axes[0]}", *squares, precision=EXACT)

@@ -112,10 +112,13 @@ class SmallFC:
         )
         keys = jax.random.split(key, len(sizes) - 1)
         layers = tuple(
-            Layer(jax.random.truncated_normal(k, -2.0, 2.0, (n, m)) / np.float32(np.sqrt(n)), jnp.zeros((m,)))
+            Layer(
+                jax.random.truncated_normal(k, -2.0, 2.0, (n, m), jnp.float32) / np.float32(np.sqrt(n)),
+                jnp.zeros((m,), jnp.float32),
+            )
             for k, n, m in zip(keys, sizes[:-1], sizes[1:], strict=True)
         )
-        offsets = lambda decays: jnp.zeros((len(decays),))
+        offsets = lambda decays: jnp.zeros((len(decays),), jnp.float32)
         return Theta(offsets(MOMENTUM_DECAYS), offsets(RMS_DECAYS), offsets(FACTORED_DECAYS), layers)
 
     def transform(

@@ -12,11 +12,14 @@ other K        GPES (Li et al. 2023)
 `Carry.MEAN`   truncated ES: each block starts from the state that theta itself reaches; xi = eps; biased
 `Carry.NONE`   full ES: each estimate runs whole episodes from their start, W = the longest
 
-Unbiased at fixed theta for the smoothed objective of mean loss per inner step, except truncated ES. An episode may
-end anywhere in a window: noise, reset and credit follow each pair's own clock, step by step. Since xi only changes
-where noise is redrawn, the scan carries one sum of D per block and no array of the size of theta.
+The objective is the mean loss over all counted steps, so with unequal horizons a long episode weighs more than a short
+one; `problem.mean_loss` scores episode by episode. Unbiased for it at fixed theta, except truncated ES, and except full
+ES with unequal horizons, whose number of counted steps varies (a ratio, biased by O(1/N)).
 
-All randomness is `fold_in(key, pair, …)`: results do not depend on how the pairs are spread over devices.
+An episode may end anywhere in a window: noise, reset and credit follow each pair's own clock, step by step. Since xi
+only changes where noise is redrawn, the scan carries one sum of D per block and no array of the size of theta.
+
+All randomness is `fold_in(key, pair, …)`: draws do not depend on how the pairs are spread over devices.
 """
 
 from dataclasses import dataclass
@@ -25,10 +28,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
+from learned_opt.errors import InputError
 from meta_train.noise import Noise
-from meta_train.problem import Problem, bounded_loss
+from meta_train.problem import Problem, bounded_loss, step_key
 
 PyTree = Any
 
@@ -118,9 +122,18 @@ class Evolution:
     phases: Phases = Phases.LOCKSTEP
     """How the pairs start."""
 
+    def __post_init__(self) -> None:
+        """Check that the settings belong together.
+
+        Raises:
+          InputError: a noise interval where nothing is carried along.
+        """
+        if self.carry is Carry.NONE and self.interval is not None:
+            raise InputError(f"interval {self.interval}: full ES draws its noise once an episode, expected None")
+
     @property
     def inner_steps(self) -> int:
-        """Inner steps of one estimate, all particles counted."""
+        """Inner steps of one estimate, all particles counted, idle ones of full ES too."""
         return self.pairs * len(self._signs) * self.window
 
     @property
@@ -133,7 +146,15 @@ class Evolution:
         return self.carry is Carry.PARTICLES and self.interval is not None
 
     def init(self, problem: Problem, theta: PyTree, key: Key[Array, ""]) -> EvolutionState:
-        """State before the first estimate; the first step of every pair begins an episode."""
+        """State before the first estimate; the first step of every pair begins an episode.
+
+        Raises:
+          InputError: the window of full ES is shorter than an episode can be.
+        """
+        if self.carry is Carry.NONE and self.window < problem.max_horizon:
+            raise InputError(
+                f"window {self.window}: full ES runs whole episodes, expected at least {problem.max_horizon}"
+            )
         shapes = jax.eval_shape(problem.reset, theta, key)
         lead = (self.pairs, len(self._signs))
         draw = jax.eval_shape(self.noise.draw, key, jnp.int32(0), jnp.int32(0), theta)
@@ -167,19 +188,20 @@ class Evolution:
         signs = jnp.asarray(self._signs, dtype)
         perturb = jax.vmap(jax.vmap(self.noise.perturb, (None, None, 0)), (None, 0, None))
         episode_keys = keys[pair[None], ticks.episode - state.clock.episode[None]]
-        step_keys = jax.vmap(jax.vmap(jax.random.fold_in))(episode_keys, ticks.t)
+        step_keys = jax.vmap(jax.vmap(step_key))(episode_keys, ticks.t)
 
         def step(carry: tuple[PyTree, Array], now: tuple[Tick, Array, Array]) -> tuple[tuple[PyTree, Array], Array]:
             particles, credit = carry
             tick, episode_key, step_key = now
-            theta_now = perturb(theta, jax.tree.map(lambda x: x[pair, tick.slot], eps), signs)
+            theta_now = perturb(theta, _at(eps, tick.slot), signs)
             particles = self._begin(problem, theta_now, particles, episode_key, tick)
             over_signs = jax.vmap(problem.step, (0, 0, None))
             particles, loss = jax.vmap(over_signs)(theta_now, particles, step_key)
             loss = loss[:, :2].astype(dtype)
             bounded = bounded_loss(problem, loss)
             delta = jnp.where(tick.counted, bounded[:, 0] - bounded[:, 1], 0.0)
-            return (particles, credit.at[pair, tick.slot].add(delta)), loss
+            credit = jax.vmap(lambda c, slot, d: c.at[slot].add(d))(credit, tick.slot, delta)
+            return (particles, credit), loss
 
         credit = jnp.zeros(self._table_shape(problem), dtype)
         carry, loss = jax.lax.scan(step, (state.particles, credit), (ticks, episode_keys, step_keys))
@@ -188,7 +210,7 @@ class Evolution:
         counted = jnp.maximum(jnp.sum(ticks.counted), 1)
         weights = credit / (2.0 * self.noise.sigma**2 * counted.astype(dtype))
         gradient = self.noise.combine(theta, weights, xi)
-        last = jax.tree.map(lambda x: x[pair, ticks.slot[-1]], xi) if self._accumulates else ()
+        last = _at(xi, ticks.slot[-1]) if self._accumulates else ()
         return gradient, state._replace(clock=clock, particles=particles, xi=last), _metrics(problem, ticks, loss)
 
     def _table_shape(self, problem: Problem) -> tuple[int, int]:
@@ -206,7 +228,7 @@ class Evolution:
 
     def _ticks(self, problem: Problem, state: EvolutionState, keys: Array) -> tuple[Clock, Tick]:
         """Clock after the window, and what every pair does at each of its W steps: fields [W, N]."""
-        pair = jnp.arange(self.pairs)
+        pair = jnp.arange(self.pairs, dtype=jnp.int32)
         horizons = jax.vmap(jax.vmap(problem.horizon))(keys)
         if self.phases is Phases.SPREAD:
             cut = -(-horizons * (pair + 1)[:, None] // self.pairs)
@@ -215,7 +237,7 @@ class Evolution:
 
         def one(carry: tuple[Clock, Array], k: Array) -> tuple[tuple[Clock, Array], Tick]:
             clock, slot = carry
-            begins = (k == 0) & (slot == 0) if self.carry is Carry.NONE else clock.t >= clock.horizon
+            begins = jnp.broadcast_to(k == 0, slot.shape) if self.carry is Carry.NONE else clock.t >= clock.horizon
             episode = clock.episode + begins
             t = jnp.where(begins, 0, clock.t)
             horizon = jnp.where(begins, horizons[pair, episode - state.clock.episode], clock.horizon)
@@ -268,6 +290,11 @@ class Evolution:
         return jax.lax.cond(jnp.any(tick.begins), begin, lambda: particles)
 
 
+def _at(tree: PyTree, index: Int[Array, " N"]) -> PyTree:
+    """Entry `index` of every pair, pair by pair: no indexing across the axis that devices share."""
+    return jax.tree.map(jax.vmap(lambda x, i: x[i]), tree, jax.tree.map(lambda _: index, tree))
+
+
 def _metrics(problem: Problem, ticks: Tick, loss: Float[Array, "W N 2"]) -> dict[str, Array]:
     mask = ticks.counted[..., None]
     counted = jnp.maximum(jnp.sum(ticks.counted), 1)
@@ -278,6 +305,6 @@ def _metrics(problem: Problem, ticks: Tick, loss: Float[Array, "W N 2"]) -> dict
         "delta_abs_mean": jnp.sum(delta) / counted,
         "delta_abs_max": jnp.max(delta),
         "lost_fraction": jnp.sum(mask & ~jnp.isfinite(loss)) / (2 * counted),
-        "clipped_fraction": jnp.sum(mask & (loss > problem.loss_cap)) / (2 * counted),
+        "clipped_fraction": jnp.sum(mask & jnp.isfinite(loss) & (loss > problem.loss_cap)) / (2 * counted),
         "episodes_begun": jnp.sum(ticks.begins),
     }

@@ -88,5 +88,6 @@ def mean_over_strata(strata: Sequence[Sequence[float]]) -> Figure:
 
 def exponential(figure: Figure) -> Figure:
     """The figure of the exponentials, e.g. a ratio from a difference of logarithms."""
-    up = lambda x: None if x is None else math.exp(x)
+    largest = 700.0  # e^710 is beyond float64
+    up = lambda x: None if x is None or x > largest else math.exp(x)
     return Figure(up(figure.mean), up(figure.low), up(figure.high), figure.n)

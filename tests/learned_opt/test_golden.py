@@ -60,5 +60,9 @@ def test_small_fc_moves_as_published(variant: str, evaluate: Any) -> None:
     wanted = (final["mom_rolling"]["m"], final["rms_rolling"]["rms"], factored["v_row"], factored["v_col"])
     for ours, theirs in zip(acc, (*wanted, factored["v_diag"]), strict=True):
         for i, tree in enumerate(ours):
-            same = lambda a, b, i=i: np.testing.assert_allclose(a, b[..., i], rtol=1e-4, atol=1e-12)
-            jax.tree.map(same, tree, theirs)
+            jax.tree.map(lambda a, b, i=i: assert_close(a, b[..., i]), tree, theirs)
+
+
+def assert_close(ours: Any, theirs: np.ndarray) -> None:
+    """1 - d is known to 6e-5 where d = 0.999 in float32; and sums of both signs cancel in some entries."""
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * np.max(np.abs(theirs), initial=0.0))

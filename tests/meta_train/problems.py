@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from meta_train.horizon import LogUniform
+from meta_train.problem import step_key
 
 
 class Toy:
@@ -86,7 +87,7 @@ def unrolled_sum(problem: Toy, theta: Any, steps: int, key: Any) -> Any:
     """Sum of the losses of one episode of `steps` steps, differentiable in theta."""
     state, total = problem.reset(theta, key), 0.0
     for t in range(steps):
-        state, loss = problem.step(theta, state, jax.random.fold_in(key, t))
+        state, loss = problem.step(theta, state, step_key(key, jnp.int32(t)))
         total = total + loss
     return total
 

@@ -49,7 +49,7 @@ def test_rows_that_lack_a_field_and_damaged_curves_are_run_again(tmp_path):
 def test_directory_of_something_else_is_refused(tmp_path):
     (tmp_path / "weights.safetensors").write_text("")
     with (
-        pytest.raises(InputError, match="holds weights.safetensors but no evaluation.json"),
+        pytest.raises(InputError, match=r"holds weights\.safetensors but no evaluation\.json"),
         store.opened(tmp_path, CONFIGURATION, RUNS),
     ):
         pass

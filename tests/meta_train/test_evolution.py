@@ -35,10 +35,9 @@ def x64() -> Iterator[None]:
 @pytest.fixture(autouse=True, scope="module")
 def quick_compilation() -> Iterator[None]:
     """These programs run for milliseconds and compile for seconds."""
-    before = jax.config.jax_disable_most_optimizations
     jax.config.update("jax_disable_most_optimizations", True)
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,6 +196,13 @@ class TestScalarLearningRate:
                 estimator = make(Design(1e-4, np.full((1, 1, 1), 1e-4)), pairs=1, window=2)
             got = sum_over(estimator, learning_rate(6), self.THETA, 3)
             assert got == pytest.approx(exact, rel=1e-6)
+
+
+def test_the_start_of_an_episode_is_credited_too() -> None:
+    """The state that an episode starts from may depend on theta: loss theta^2, set at the reset."""
+    problem = Toy(lambda theta, key: theta**2, lambda theta, s, key: (s, s), 1)
+    estimator = estimators.full_es(Design(SIGMA, np.full((1, 1, 1), SIGMA)), pairs=1, horizon=1)
+    np.testing.assert_allclose(sum_over(estimator, problem, 0.7, 1), 1.4, rtol=1e-12)
 
 
 class TestSmoothing:
