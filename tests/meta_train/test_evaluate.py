@@ -227,7 +227,7 @@ def test_one_directory_under_two_names_is_given_twice(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("field, value", [("steps", 0), ("seeds", 0), ("rates", -1), ("seed", -2)])
 def test_bad_numbers(field, value, tmp_path):
-    with pytest.raises(InputError, match=f"{field}: {value} is too small"):
+    with pytest.raises(InputError, match=f"{field}: {value}, expected"):
         evaluate(["adam"], "toy", tmp_path / "out", **{field: value})
 
 
