@@ -22,7 +22,8 @@ each_rule = pytest.mark.parametrize("rule", RULES, ids=repr)
 
 def parameters(dtype: Any = jnp.float32) -> dict[str, Any]:
     keys = jax.random.split(jax.random.key(0), 2)
-    shapes = {"conv": (3, 3, 4, 5), "bias": (5,)}  # one above the size where the fused network begins, one below
+    # One tensor above the size where the fused network begins, one below.
+    shapes = {"conv": (3, 3, 4, 5), "bias": (5,)}
     tree = {name: jax.random.normal(key, shape, dtype) for key, (name, shape) in zip(keys, shapes.items(), strict=True)}
     return {"layer": tree, "scale": jnp.asarray(1.5, dtype)}
 
