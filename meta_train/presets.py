@@ -27,7 +27,7 @@ PRESETS: dict[str, Preset] = {
         "mean loss 0.096 (Adam at its best of 7 rates: 0.161)",
         config=MetaTrainConfig(
             tasks=TasksConfig(family="digits-mlp"),
-            # Short episodes among the long ones: with 200 steps alone, some seeds never leave the rule that does nothing.
+            # Short episodes among the long ones: with 200 steps alone, some seeds stay at a rule that does nothing.
             horizon=HorizonConfig(low=20, high=200),
             estimator=EstimatorConfig(kind="es-single", pairs=8, window=20, sigma=0.01),
             meta_optimizer=MetaOptimizerConfig(learning_rate=6e-3, warmup_steps=100),
