@@ -9,8 +9,9 @@
 No bias correction. d0 and d1 are the longest and the second longest axis (`factored_axes`). Sources: Metz et al.
 2022 (arXiv:2203.11860) and Shazeer & Stern 2018 (arXiv:1804.04235), with the constants of the published code.
 
-Every decay has accumulators of its own, in a tuple, rather than a trailing axis: each array keeps the layout and
-the sharding of its parameter, and a fused update reads contiguous memory.
+Every decay of m and r has an array of its own, in a tuple, rather than a trailing axis: each keeps the layout and the
+sharding of its parameter, and a fused update reads contiguous memory. The factored statistics are small: those of all
+decays share an array, along its leading axis, and so the operations on them.
 """
 
 from typing import Any, NamedTuple
@@ -24,21 +25,21 @@ PyTree = Any
 
 
 class Accumulators(NamedTuple):
-    """Statistics of one tensor, or of a tree of tensors (then every entry of every tuple is such a tree).
+    """Statistics of one tensor, or of a tree of tensors (then every array stands for such a tree).
 
-    A tensor uses either `row` and `col` or `diag`; the others have shape (0,).
+    A tensor uses either `row` and `col` or `diag`; the others have shape (decays, 0).
     """
 
     m: tuple[PyTree, ...]
     """Momentum, one per decay, shape of the parameter."""
     r: tuple[PyTree, ...]
     """Mean square, one per decay, shape of the parameter."""
-    row: tuple[PyTree, ...]
-    """Factored mean square, one per decay, shape of the parameter without axis d0."""
-    col: tuple[PyTree, ...]
-    """Factored mean square, one per decay, shape of the parameter without axis d1."""
-    diag: tuple[PyTree, ...]
-    """Mean square of tensors that are not factored, one per decay, shape of the parameter."""
+    row: PyTree
+    """Factored mean squares, shape [decays, *shape of the parameter without axis d0]."""
+    col: PyTree
+    """Factored mean squares, shape [decays, *shape of the parameter without axis d1]."""
+    diag: PyTree
+    """Mean squares of tensors that are not factored, shape [decays, *shape of the parameter]."""
 
 
 def factored_axes(shape: tuple[int, ...]) -> tuple[int, int] | None:
@@ -55,28 +56,33 @@ def factored_axes(shape: tuple[int, ...]) -> tuple[int, int] | None:
 def init(params: PyTree, *, m: int, r: int, factored: int, dtype: Any = jnp.float32) -> Accumulators:
     """Zero accumulators for a tree of parameters: `m`, `r` and `factored` count the decays of each kind.
 
-    Arrays are derived from the parameters, so that they keep a parameter's sharding.
+    Arrays are derived from the parameters, so that they keep a parameter's sharding. `dtype` is that of m and r; the
+    factored statistics are small and stay float32.
     """
 
     def zeros(p: Array) -> Array:
         return jnp.zeros_like(p, dtype=dtype)
 
-    def row(p: Array) -> Array:
-        axes = factored_axes(p.shape)
-        return jnp.zeros((0,), dtype) if axes is None else jnp.sum(jnp.zeros_like(p, dtype=dtype), axis=axes[1])
+    def stacked(x: Array) -> Array:
+        return jnp.broadcast_to(x, (factored, *x.shape))
 
-    def col(p: Array) -> Array:
+    def factor(p: Array, which: int) -> Array:
         axes = factored_axes(p.shape)
-        return jnp.zeros((0,), dtype) if axes is None else jnp.sum(jnp.zeros_like(p, dtype=dtype), axis=axes[0])
+        if axes is None:
+            return jnp.zeros((factored, 0))
+        return stacked(jnp.sum(jnp.zeros_like(p, dtype=jnp.float32), axis=axes[which]))
 
     def diag(p: Array) -> Array:
-        return zeros(p) if factored_axes(p.shape) is None else jnp.zeros((0,), dtype)
-
-    def trees(leaf: Any, count: int) -> tuple[PyTree, ...]:
-        return tuple(jax.tree.map(leaf, params) for _ in range(count))
+        if factored_axes(p.shape) is None:
+            return stacked(jnp.zeros_like(p, dtype=jnp.float32))
+        return jnp.zeros((factored, 0))
 
     return Accumulators(
-        trees(zeros, m), trees(zeros, r), trees(row, factored), trees(col, factored), trees(diag, factored)
+        m=tuple(jax.tree.map(zeros, params) for _ in range(m)),
+        r=tuple(jax.tree.map(zeros, params) for _ in range(r)),
+        row=jax.tree.map(lambda p: factor(p, 1), params),
+        col=jax.tree.map(lambda p: factor(p, 0), params),
+        diag=jax.tree.map(diag, params),
     )
 
 
@@ -87,25 +93,23 @@ def update(
     r_decays: Float[Array, " R"],
     factored_decays: Float[Array, " V"],
 ) -> Accumulators:
-    """Accumulators of one tensor after the gradient `g`. Decays of squares are clipped to [0, 1], others are not."""
+    """Accumulators of one tensor after the gradient `g`. Decays of squares are clipped to [0, 1], others are not.
+
+    Accumulators in bfloat16 are rounded stochastically: rounding to the nearest would stop an average of decay 0.999
+    as soon as a step of it is below half a unit of its last place (1/512 of its value).
+    """
     r_decays = jnp.clip(r_decays, 0.0, 1.0)
     factored_decays = jnp.clip(factored_decays, 0.0, 1.0)
-    q = g * g + 1e-30
     axes = factored_axes(g.shape)
+    row, col, diag = acc.row, acc.col, acc.diag
     if axes is None:
-        row, col, diag = acc.row, acc.col, _moving_averages(acc.diag, q, factored_decays)
+        diag = _moving_average(diag, (g * g + 1e-30)[None], factored_decays)
     else:
         d1, d0 = axes
-        row = _moving_averages(acc.row, jnp.mean(q, axis=d0), factored_decays)
-        col = _moving_averages(acc.col, jnp.mean(q, axis=d1), factored_decays)
-        diag = acc.diag
-    return Accumulators(
-        m=_moving_averages(acc.m, g, m_decays),
-        r=_moving_averages(acc.r, g * g, r_decays),
-        row=row,
-        col=col,
-        diag=diag,
-    )
+        # The floor is added to the mean: in front of it, the squares would be stored for both means.
+        row = _moving_average(row, jnp.mean(fresh((g, row))[0] ** 2, axis=d0)[None] + 1e-30, factored_decays)
+        col = _moving_average(col, jnp.mean(fresh((g, col))[0] ** 2, axis=d1)[None] + 1e-30, factored_decays)
+    return Accumulators(_moving_averages(acc.m, g, m_decays), _moving_averages(acc.r, g * g, r_decays), row, col, diag)
 
 
 def factors(
@@ -129,5 +133,39 @@ def factors(
     return jax.lax.rsqrt(jnp.maximum(row, 1e-9)), jax.lax.rsqrt(jnp.maximum(col, 1e-9))
 
 
+def fresh(x: PyTree) -> PyTree:
+    """The same values, which XLA takes for others: what two passes compute from them is not shared but computed twice.
+
+    Sharing would store an array of the size of the tensor to save a few operations on it.
+    """
+    return jax.lax.optimization_barrier(x)
+
+
+def _moving_average(old: Array, new: Array, decays: Float[Array, " D"]) -> Array:
+    d = decays.reshape(-1, *(1,) * (old.ndim - 1))
+    return d * old + (1.0 - d) * new
+
+
 def _moving_averages(old: tuple[Array, ...], new: Array, decays: Float[Array, " D"]) -> tuple[Array, ...]:
-    return tuple((d * o + (1.0 - d) * new).astype(o.dtype) for o, d in zip(old, decays, strict=True))
+    averages = (d * o.astype(jnp.float32) + (1.0 - d) * new for o, d in zip(old, decays, strict=True))
+    return tuple(_store(x, o, salt) for salt, (x, o) in enumerate(zip(averages, old, strict=True)))
+
+
+def _store(x: Array, old: Array, salt: int) -> Array:
+    if old.dtype != jnp.bfloat16:
+        return x.astype(old.dtype)
+    return stochastic_round(x, salt)
+
+
+def stochastic_round(x: Float[Array, "*shape"], salt: int) -> Array:
+    """float32 to bfloat16, up or down with probabilities that make the expectation the value itself.
+
+    The dither is a hash of all bits of the value, so it needs no key; `salt` tells streams apart. Infinities and NaN
+    pass unchanged.
+    """
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    hashed = (bits ^ np.uint32(0x9E3779B9 * (salt + 1) & 0xFFFFFFFF)) * np.uint32(0x85EBCA6B)
+    hashed = (hashed ^ (hashed >> np.uint32(15))) * np.uint32(0xC2B2AE35)
+    rounded = (bits + (hashed >> np.uint32(16))) & np.uint32(0xFFFF0000)
+    rounded = jax.lax.bitcast_convert_type(rounded, jnp.float32)
+    return jnp.where(jnp.isfinite(x), rounded, x).astype(jnp.bfloat16)

@@ -1,9 +1,9 @@
 """The inputs of learned optimizers, one function a feature.
 
-A rule lists its features as a table of `Feature` rows. Each row computes its channels from the `TensorStatistics` of
-one tensor, in blocks: a block is a **product of factors** that broadcast against each other and against the tensor,
-with a leading axis for its channels. Keeping the factors apart is what lets the fused network (`learned_opt.fused`)
-treat row and column statistics as vectors: nothing of the size of the tensor is made for them.
+A rule lists its features as a table of `Feature` rows. Each row describes its channels in blocks, from the
+`TensorStatistics` of one tensor: a `Block` is the arrays it needs and the function that makes the channels of them.
+Nothing is computed until the network asks, so a fused network (`learned_opt.fused`) may compute a channel once for
+its mean square and once more for the first layer, and never store it.
 
 Row and column statistics of all decays form one block; statistics of the size of the tensor one block each, since
 stacking those would copy them.
@@ -22,17 +22,28 @@ from jaxtyping import Array, Float, Int
 from learned_opt import accumulators
 from learned_opt.accumulators import Accumulators
 
-Block = tuple[Array, ...]
-"""Factors of some channels, each of shape [channels or 1, *shape that broadcasts to the tensor's]."""
+
+class Block(NamedTuple):
+    """Some channels of one tensor: `value(*arrays)`, elementwise after broadcasting."""
+
+    arrays: tuple[Array, ...]
+    """Each of shape [channels or 1, *shape that broadcasts to the tensor's]."""
+    value: Callable[..., Array]
+    """The channels, [channels, *shape that broadcasts to the tensor's]."""
+
 
 TIME_SCALES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
-"""Steps; the scales T of the tanh time features."""
+"""Steps; the scales T of the time features."""
+
+FRACTIONS = (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1)
+"""Fractions of a training run around which `fraction_left` resolves time."""
 
 
 class TensorStatistics(NamedTuple):
-    """What is known of one tensor at one step, after its accumulators took in the gradient; all float32.
+    """What is known of one tensor at one step, after its accumulators took in the gradient.
 
-    Every array has a leading axis, of length 1 for those of the size of the tensor.
+    Every array has a leading axis, of length 1 for those of the size of the tensor. Accumulators may be bfloat16, the
+    rest is float32.
     """
 
     g: Array
@@ -47,7 +58,7 @@ class TensorStatistics(NamedTuple):
     """Factored mean squares [decays, *shape with 1 along d0]; `diag` for tensors that are not factored."""
     col: Array
     """Factored mean squares [decays, *shape with 1 along d1]; `diag` for tensors that are not factored."""
-    factors: tuple[Block, ...]
+    factors: tuple[tuple[Array, ...], ...]
     """Per decay, the row and column factors whose product is 1/RMS (`accumulators.factors`); `(diag,)`, the mean
     square itself, for tensors that are not factored."""
     factored: bool
@@ -66,59 +77,96 @@ class Feature(NamedTuple):
 
 
 def statistics(acc: Accumulators, g: Float[Array, "*shape"], p: Float[Array, "*shape"]) -> TensorStatistics:
-    """Statistics of one tensor from its updated accumulators; everything in float32."""
-    to_f32 = lambda arrays: tuple(x.astype(jnp.float32) for x in arrays)
-    acc = Accumulators(*map(to_f32, acc))
+    """Statistics of one tensor from its updated accumulators."""
     axes = accumulators.factored_axes(p.shape)
-    if axes is None:
-        row = col = jnp.stack(acc.diag)
-        factors = tuple((diag[None],) for diag in acc.diag)
-    else:
+    row = col = acc.diag
+    factors = tuple((row[i : i + 1],) for i in range(row.shape[0]))
+    if axes is not None:
         d1, d0 = axes
-        row = jnp.stack([jnp.expand_dims(x, d0) for x in acc.row])
-        col = jnp.stack([jnp.expand_dims(x, d1) for x in acc.col])
+        row, col = jnp.expand_dims(acc.row, 1 + d0), jnp.expand_dims(acc.col, 1 + d1)
         row_factor, col_factor = accumulators.factors(row, col, p.shape)
-        factors = tuple((row_factor[i : i + 1], col_factor[i : i + 1]) for i in range(len(acc.row)))
-    lead = lambda x: x.astype(jnp.float32)[None]
+        factors = tuple((row_factor[i : i + 1], col_factor[i : i + 1]) for i in range(row.shape[0]))
+    lead = lambda x: x[None]
     m, r = tuple(map(lead, acc.m)), tuple(map(lead, acc.r))
-    return TensorStatistics(lead(g), lead(p), m, r, row, col, factors, axes is not None)
+    g, p = lead(g.astype(jnp.float32)), lead(p.astype(jnp.float32))
+    return TensorStatistics(g, p, m, r, row, col, factors, axes is not None)
+
+
+def block(value: Callable[..., Array], *arrays: Array) -> Block:
+    """A block; every array reaches `value` in float32."""
+    return Block(arrays, lambda *xs: value(*(x.astype(jnp.float32) for x in xs)))
+
+
+def product(*arrays: Array) -> Array:
+    """Product of arrays that broadcast."""
+    value = arrays[0]
+    for array in arrays[1:]:
+        value = value * array
+    return value
 
 
 def gradient(s: TensorStatistics) -> tuple[Block, ...]:
     """The gradient g."""
-    return ((s.g,),)
+    return (block(product, s.g),)
+
+
+def clipped_gradient(limit: float) -> Callable[[TensorStatistics], tuple[Block, ...]]:
+    """The gradient clipped to +-limit."""
+    return lambda s: (block(lambda g: jnp.clip(g, -limit, limit), s.g),)
 
 
 def parameter(s: TensorStatistics) -> tuple[Block, ...]:
     """The parameter p before the update."""
-    return ((s.p,),)
+    return (block(product, s.p),)
+
+
+def log_parameter(s: TensorStatistics) -> tuple[Block, ...]:
+    """ln(|p| + 1e-8)."""
+    return (block(lambda p: jnp.log(jnp.abs(p) + 1e-8), s.p),)
 
 
 def momentum(s: TensorStatistics) -> tuple[Block, ...]:
     """The momenta m."""
-    return tuple((m,) for m in s.m)
+    return tuple(block(product, m) for m in s.m)
 
 
 def mean_square(s: TensorStatistics) -> tuple[Block, ...]:
     """The mean squares r."""
-    return tuple((r,) for r in s.r)
+    return tuple(block(product, r) for r in s.r)
+
+
+def _inverse_rms(s: TensorStatistics, eps: float) -> tuple[Array, ...]:
+    """1 / sqrt(r + eps). Several channels are products with it: one array for all is cheaper than a root in each."""
+    return tuple(jax.lax.rsqrt(r.astype(jnp.float32) + eps) for r in s.r)
 
 
 def rsqrt_mean_square(eps: float) -> Callable[[TensorStatistics], tuple[Block, ...]]:
     """1 / sqrt(r + eps)."""
-    return lambda s: tuple((jax.lax.rsqrt(r + eps),) for r in s.r)
+    return lambda s: tuple(block(product, inverse) for inverse in _inverse_rms(s, eps))
+
+
+def gradient_over_rms(eps: float) -> Callable[[TensorStatistics], tuple[Block, ...]]:
+    """g / sqrt(r + eps) for every mean square."""
+    return lambda s: tuple(block(product, s.g, inverse) for inverse in _inverse_rms(s, eps))
 
 
 def momentum_over_rms(eps: float) -> Callable[[TensorStatistics], tuple[Block, ...]]:
-    """m / sqrt(r + eps) for every momentum, with the mean square of the last decay."""
-    return lambda s: tuple((m * jax.lax.rsqrt(s.r[-1] + eps),) for m in s.m)
+    """m / sqrt(r + eps) for every momentum: with the mean square of the same decay, or the only one there is."""
+
+    def compute(s: TensorStatistics) -> tuple[Block, ...]:
+        inverse = _inverse_rms(s, eps)
+        pairs = zip(s.m, inverse * len(s.m) if len(inverse) == 1 else inverse, strict=True)
+        return tuple(block(product, *pair) for pair in pairs)
+
+    return compute
 
 
 def factored_gradient(s: TensorStatistics) -> tuple[Block, ...]:
     """The gradient divided by its factored RMS, per decay."""
     if s.factored:
-        return tuple((s.g, *factors) for factors in s.factors)
-    return tuple((s.g * jax.lax.rsqrt(jnp.maximum(diag + 1e-9, 1e-9)),) for (diag,) in s.factors)
+        return tuple(block(product, s.g, *factors) for factors in s.factors)
+    over_rms = lambda g, diag: g * jax.lax.rsqrt(jnp.maximum(diag + 1e-9, 1e-9))
+    return tuple(block(over_rms, s.g, diag) for (diag,) in s.factors)
 
 
 def factored_momentum(eps: float) -> Callable[[TensorStatistics], tuple[Block, ...]]:
@@ -127,35 +175,44 @@ def factored_momentum(eps: float) -> Callable[[TensorStatistics], tuple[Block, .
     def compute(s: TensorStatistics) -> tuple[Block, ...]:
         pairs = zip(s.m, s.factors, strict=True)
         if s.factored:
-            return tuple((m, *factors) for m, factors in pairs)
-        return tuple((m * jax.lax.rsqrt(diag + eps),) for m, (diag,) in pairs)
+            return tuple(block(product, m, *factors) for m, factors in pairs)
+        return tuple(block(product, m, jax.lax.rsqrt(diag + eps)) for m, (diag,) in pairs)
 
     return compute
 
 
 def rows(s: TensorStatistics) -> tuple[Block, ...]:
     """The row statistics, tiled along d0."""
-    return ((s.row,),)
+    return (block(product, s.row),)
 
 
 def cols(s: TensorStatistics) -> tuple[Block, ...]:
     """The column statistics, tiled along d1."""
-    return ((s.col,),)
+    return (block(product, s.col),)
 
 
 def rsqrt_rows(eps: float) -> Callable[[TensorStatistics], tuple[Block, ...]]:
     """1 / sqrt(row + eps)."""
-    return lambda s: ((jax.lax.rsqrt(s.row + eps),),)
+    return lambda s: (block(lambda row: jax.lax.rsqrt(row + eps), s.row),)
 
 
 def rsqrt_cols(eps: float) -> Callable[[TensorStatistics], tuple[Block, ...]]:
     """1 / sqrt(col + eps)."""
-    return lambda s: ((jax.lax.rsqrt(s.col + eps),),)
+    return lambda s: (block(lambda col: jax.lax.rsqrt(col + eps), s.col),)
 
 
 def time(t: Int[Array, ""]) -> Float[Array, " T"]:
     """tanh(t / T - 1) for every scale T, with t the number of updates before this one; not normalised."""
     return jnp.tanh(t.astype(jnp.float32) / np.array(TIME_SCALES, np.float32) - 1.0)
+
+
+def fraction_left(t: Int[Array, ""], num_steps: Int[Array, ""] | int) -> Float[Array, " 9"]:
+    """tanh(10 (t / num_steps - tau)) for every tau of `FRACTIONS`, t the number of updates before this one.
+
+    Beyond `num_steps` all of them saturate at 1. A `num_steps` below 1 counts as 1.
+    """
+    fraction = t.astype(jnp.float32) / jnp.maximum(jnp.asarray(num_steps, jnp.float32), 1.0)
+    return jnp.tanh(10.0 * (fraction - np.array(FRACTIONS, np.float32)))
 
 
 def collect(table: tuple[Feature, ...], s: TensorStatistics) -> tuple[Block, ...]:
@@ -176,15 +233,7 @@ def collect(table: tuple[Feature, ...], s: TensorStatistics) -> tuple[Block, ...
 
 def channels(block: Block) -> int:
     """Number of channels of a block."""
-    return max(factor.shape[0] for factor in block)
-
-
-def product(block: Block) -> Array:
-    """Value of a block [channels, …]: the product of its factors, at the shape they broadcast to."""
-    value = block[0]
-    for factor in block[1:]:
-        value = value * factor
-    return value
+    return max(array.shape[0] for array in block.arrays)
 
 
 def width(table: tuple[Feature, ...]) -> int:

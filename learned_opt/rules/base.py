@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
-from learned_opt.accumulators import Accumulators
 from learned_opt.errors import InputError
 
 PyTree = Any
@@ -55,6 +56,64 @@ def require_finite(name: str, value: Any) -> None:
         raise InputError(f"setting {name} is {value!r}: expected a finite number")
 
 
+def check_theta(rule: Rule, theta: Any) -> None:
+    """Check that weights are of this rule: same tree, same shapes.
+
+    Raises:
+      InputError: naming the first leaf that differs.
+    """
+    expected, found = _shapes(_template(rule)), _shapes(theta)
+    if expected != found:
+        odd = sorted({name for name, _ in expected.items() ^ found.items()})[0]
+        raise InputError(
+            f"theta is not of rule {rule!r}: leaf {odd!r} has shape {found.get(odd, 'none')}, expected "
+            f"{expected.get(odd, 'none')}; take theta from this rule's init, or the rule that made it"
+        )
+
+
+@cache
+def _template(rule: Rule) -> Any:
+    return jax.eval_shape(rule.init, jax.random.key(0))
+
+
+def _shapes(theta: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_flatten_with_path(theta)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): jnp.shape(leaf) for path, leaf in leaves}
+
+
+def check_num_steps(num_steps: Any, *, needed: bool) -> None:
+    """Check the length of the training run: a whole number of updates, at least 1; an array is taken as it is.
+
+    Raises:
+      InputError: it is something else, or `needed` and None.
+    """
+    if isinstance(num_steps, jax.Array | np.ndarray | np.integer) or (num_steps is None and not needed):
+        return
+    if not isinstance(num_steps, int) or isinstance(num_steps, bool) or num_steps < 1:
+        raise InputError(
+            f"num_steps is {num_steps!r}: expected the number of updates of the training run, at least 1; "
+            "give transform(theta, num_steps=...)"
+        )
+
+
+def check_params(params: PyTree) -> None:
+    """Check that parameters are arrays of real floating numbers.
+
+    Raises:
+      InputError: naming the first leaf that is not.
+    """
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            hint = (
+                "wrap the optimizer in optax.contrib.split_real_and_imaginary"
+                if jnp.issubdtype(dtype, jnp.complexfloating)
+                else "leave it out with optax.masked or optax.partition"
+            )
+            name = jax.tree_util.keystr(path) or "the only leaf"
+            raise InputError(f"parameter {name} has dtype {dtype}: expected float32, bfloat16, …; {hint}")
+
+
 def require_params(params: PyTree) -> None:
     """Check that `update` was given the parameters.
 
@@ -65,28 +124,101 @@ def require_params(params: PyTree) -> None:
         raise ValueError("params is None: a learned optimizer reads the parameters, call update(grads, state, params)")
 
 
+def require_value(rule: str, value: Any) -> Float[Array, ""]:
+    """The training loss that `update` was given, in float32.
+
+    Raises:
+      ValueError: it is None or not a scalar.
+    """
+    if value is None:
+        raise ValueError(
+            f"value is None: {rule} reads the training loss, call update(grads, state, params, value=loss)"
+        )
+    value = jnp.asarray(value, jnp.float32)
+    if value.shape:
+        raise ValueError(f"value has shape {value.shape}: expected the training loss, a scalar")
+    return value
+
+
+def finite(g: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """What every rule makes of a gradient: entries that are not finite count as 0, others are clipped to +-1e15.
+
+    One bad entry would stay in the running statistics of its tensor for ever. The bound keeps squares in float32.
+    """
+    return jnp.where(jnp.isfinite(g), jnp.clip(g, -1e15, 1e15), 0.0)
+
+
 def map_tensors(
-    tensor: Callable[[Array, Array, Accumulators], tuple[Array, Accumulators]],
+    tensor: Callable[..., tuple[Array, Any]],
+    static: Any,
+    shared: PyTree,
+    own: PyTree,
     updates: PyTree,
     params: PyTree,
-    acc: Accumulators,
-) -> tuple[PyTree, Accumulators]:
-    """Apply `tensor(gradient, parameter, accumulators) -> (step, accumulators)` to every tensor of a tree.
+    state: PyTree,
+) -> tuple[PyTree, PyTree]:
+    """Apply `tensor` to every tensor of a tree: `tensor(static, shared, own, g, p, state) -> (step, state)`.
 
-    Outside, every entry of `acc` is a tree like `params`; inside it is the array of one tensor.
+    It sees g and p in float32, g after `finite`, and a scalar as shape (1,). Tensors without elements are left alone.
+
+    Args:
+      tensor: a method of a rule, or another function that is hashed by what it is.
+      static: anything hashable, handed through.
+      shared: arrays handed to all tensors.
+      own: arrays whose leading axis runs over the tensors, in the order of the leaves.
+      updates: gradients, a tree like `params`.
+      params: the parameters.
+      state: a tree of trees like `params`; `tensor` sees the arrays of one tensor in the place of the inner trees.
+
+    Returns:
+      Steps in the dtypes of the parameters, and the new state.
     """
     tree = jax.tree.structure(params)
     if not tree.num_leaves:
-        return updates, acc
-    kinds = jax.tree.structure(Accumulators(*((0,) * len(field) for field in acc)))
-    per_tensor = tree.flatten_up_to(jax.tree.transpose(kinds, tree, acc))
-    tensors = zip(tree.flatten_up_to(updates), tree.flatten_up_to(params), per_tensor, strict=True)
-    results = []
-    for g, p, tensor_acc in tensors:
+        return updates, state
+    gradients, parameters = tree.flatten_up_to(updates), tree.flatten_up_to(params)
+    for (path, p), g in zip(jax.tree_util.tree_flatten_with_path(params)[0], gradients, strict=True):
         if jnp.shape(g) != jnp.shape(p):
             raise ValueError(
-                f"a gradient of shape {jnp.shape(g)} for a parameter of shape {jnp.shape(p)}: they must match"
+                f"a gradient of shape {jnp.shape(g)} for parameter {jax.tree_util.keystr(path)} of shape "
+                f"{jnp.shape(p)}: they must match"
             )
-        results.append(tensor(jnp.asarray(g), jnp.asarray(p), tensor_acc))
-    steps = tree.unflatten([step for step, _ in results])
-    return steps, jax.tree.transpose(tree, kinds, tree.unflatten([new for _, new in results]))
+        if jnp.iscomplexobj(g):
+            raise InputError(
+                f"the gradient of parameter {jax.tree_util.keystr(path)} is complex: expected real numbers"
+            )
+    states, join = per_tensor(tree, state)
+    arguments = [*zip(gradients, parameters, states, strict=True)]
+    results = over_tensors(_update_tensor, (tensor, static), shared, own, arguments)
+    return tree.unflatten([step for step, _ in results]), join([new for _, new in results])
+
+
+def per_tensor(tree: Any, state: PyTree) -> tuple[list[PyTree], Callable[[list[PyTree]], PyTree]]:
+    """Turn a tree of trees of structure `tree` inside out: one entry for each tensor; and the way back."""
+    kinds = jax.tree.structure(state, is_leaf=lambda x: jax.tree.structure(x) == tree)
+    split = tree.flatten_up_to(jax.tree.transpose(kinds, tree, state))
+    return split, lambda entries: jax.tree.transpose(tree, kinds, tree.unflatten(entries))
+
+
+def over_tensors(f: Callable[..., Any], static: Any, shared: PyTree, own: PyTree, arguments: list[Any]) -> list[Any]:
+    """`f(static, shared, own[i], *arguments[i])` for every tensor i; for equal shapes it is traced once."""
+    mine = lambda i: jax.tree.map(lambda x: x[i], own)
+    return [_one_tensor(f, static, shared, mine(i), each) for i, each in enumerate(arguments)]
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _one_tensor(f: Callable[..., Any], static: Any, shared: Any, own: Any, arguments: Any) -> Any:
+    return f(static, shared, own, *arguments)
+
+
+def _update_tensor(
+    rule: tuple[Callable[..., tuple[Array, Any]], Any], shared: Any, own: Any, g: Array, p: Array, state: Any
+) -> tuple[Array, Any]:
+    tensor, static = rule
+    if not p.size:
+        return jnp.zeros_like(p), state
+    # A scalar is handled as a vector of one: a trailing axis for it and its statistics.
+    lift = lambda x: x[..., None] if p.ndim == 0 else x
+    flat = (finite(lift(g).astype(jnp.float32)), lift(p).astype(jnp.float32), jax.tree.map(lift, state))
+    step, new = tensor(static, shared, own, *flat)
+    return step.reshape(p.shape).astype(p.dtype), jax.tree.map(lambda x, old: x.reshape(old.shape), new, state)

@@ -30,6 +30,7 @@ from learned_opt import accumulators, features, fused
 from learned_opt.accumulators import Accumulators
 from learned_opt.features import Feature
 from learned_opt.network import Layer, PerParameterMLP
+from learned_opt.recurrent import initial_mlp
 from learned_opt.rules import base
 
 PyTree = Any
@@ -74,6 +75,21 @@ class State(NamedTuple):
     accumulators: Accumulators
 
 
+class Shared(NamedTuple):
+    """What all tensors share in one update."""
+
+    m: Array
+    """Decays of the momenta, shape [3]."""
+    r: Array
+    """Decays of the mean squares, shape [1]."""
+    v: Array
+    """Decays of the factored mean squares, shape [3]."""
+    c: Array
+    """Time features, shape [11]."""
+    layers: tuple[Layer, ...]
+    """The network."""
+
+
 @dataclass(frozen=True)
 class SmallFC:
     """The rule with its settings; defaults are the published ones."""
@@ -110,16 +126,8 @@ class SmallFC:
             *(self.hidden,) * self.hidden_layers,
             2,
         )
-        keys = jax.random.split(key, len(sizes) - 1)
-        layers = tuple(
-            Layer(
-                jax.random.truncated_normal(k, -2.0, 2.0, (n, m), jnp.float32) / np.float32(np.sqrt(n)),
-                jnp.zeros((m,), jnp.float32),
-            )
-            for k, n, m in zip(keys, sizes[:-1], sizes[1:], strict=True)
-        )
         offsets = lambda decays: jnp.zeros((len(decays),), jnp.float32)
-        return Theta(offsets(MOMENTUM_DECAYS), offsets(RMS_DECAYS), offsets(FACTORED_DECAYS), layers)
+        return Theta(offsets(MOMENTUM_DECAYS), offsets(RMS_DECAYS), offsets(FACTORED_DECAYS), initial_mlp(key, sizes))
 
     def transform(
         self,
@@ -127,6 +135,7 @@ class SmallFC:
         *,
         num_steps: int | Int[Array, ""] | None = None,
         network: PerParameterMLP = fused.apply,
+        accumulator_dtype: Any = jnp.float32,
     ) -> optax.GradientTransformationExtraArgs:
         """The optimizer with these weights.
 
@@ -134,33 +143,41 @@ class SmallFC:
           theta: weights from `init`, meta-training or a release.
           num_steps: accepted as all rules do; this rule does not read it.
           network: how the network is evaluated; `learned_opt.network.apply` is the plain reference.
+          accumulator_dtype: dtype of m and r; bfloat16 halves the state.
+
+        Raises:
+          InputError: theta of another rule, or a number of steps below 1.
         """
-        del num_steps
+        base.check_theta(self, theta)
+        base.check_num_steps(num_steps, needed=False)
 
         def init(params: PyTree) -> State:
-            acc = accumulators.init(params, m=len(MOMENTUM_DECAYS), r=len(RMS_DECAYS), factored=len(FACTORED_DECAYS))
-            return State(jnp.zeros((), jnp.int32), acc)
+            base.check_params(params)
+            counts = {"m": len(MOMENTUM_DECAYS), "r": len(RMS_DECAYS), "factored": len(FACTORED_DECAYS)}
+            return State(jnp.zeros((), jnp.int32), accumulators.init(params, **counts, dtype=accumulator_dtype))
 
         def update(updates: PyTree, state: Any, params: PyTree = None, **extra: Any) -> tuple[PyTree, State]:
             del extra  # neither `value` nor anything else is read
             base.require_params(params)
-            decays = (
+            shared = Shared(
                 decay(theta.momentum_decays, MOMENTUM_DECAYS),
                 decay(theta.rms_decays, RMS_DECAYS),
                 decay(theta.factored_decays, FACTORED_DECAYS),
+                features.time(state.t),
+                theta.layers,
             )
-            c = features.time(state.t)
-
-            def tensor(g: Array, p: Array, acc: Accumulators) -> tuple[Array, Accumulators]:
-                acc = accumulators.update(acc, g.astype(jnp.float32), *decays)
-                s = features.statistics(acc, g, p)
-                o = network(features.collect(FEATURES, s), c, theta.layers, shape=p.shape)
-                return -self.step_mult * o[0] * jnp.exp(self.exp_mult * o[1]), acc
-
-            steps, acc = base.map_tensors(tensor, updates, params, state.accumulators)
-            return optax.tree.cast_like(steps, params), State(jnp.asarray(optax.safe_increment(state.t)), acc)
+            steps, acc = base.map_tensors(self._tensor, network, shared, None, updates, params, state.accumulators)
+            return steps, State(jnp.asarray(optax.safe_increment(state.t)), acc)
 
         return optax.GradientTransformationExtraArgs(init, update)
+
+    def _tensor(
+        self, network: PerParameterMLP, shared: Shared, own: None, g: Array, p: Array, acc: Accumulators
+    ) -> tuple[Array, Accumulators]:
+        acc = accumulators.update(acc, g, shared.m, shared.r, shared.v)
+        s = features.statistics(acc, g, p)
+        o = network(features.collect(FEATURES, s), shared.c, shared.layers, shape=p.shape)
+        return -self.step_mult * o[0] * jnp.exp(self.exp_mult * o[1]), acc
 
 
 def decay(theta: Float[Array, " D"], initial: tuple[float, ...]) -> Float[Array, " D"]:

@@ -23,7 +23,7 @@ each_rule = pytest.mark.parametrize("rule", RULES, ids=repr)
 def parameters(dtype: Any = jnp.float32) -> dict[str, Any]:
     keys = jax.random.split(jax.random.key(0), 2)
     # One tensor above the size where the fused network begins, one below.
-    shapes = {"conv": (3, 3, 4, 5), "bias": (5,)}
+    shapes = {"w": (20, 10), "bias": (5,)}
     tree = {name: jax.random.normal(key, shape, dtype) for key, (name, shape) in zip(keys, shapes.items(), strict=True)}
     return {"layer": tree, "scale": jnp.asarray(1.5, dtype)}
 
@@ -150,7 +150,9 @@ def test_wrappers(rule: Any, theta: Any, wrapper: str) -> None:
 @each_rule
 def test_theta_as_an_injected_hyperparameter(rule: Any, theta: Any) -> None:
     params = parameters()
-    injected = optax.inject_hyperparams(rule.transform, static_args=("num_steps", "network"))(theta, num_steps=10)
+    injected = optax.inject_hyperparams(rule.transform, static_args=("num_steps", "network", "accumulator_dtype"))(
+        theta, num_steps=10
+    )
     plain = rule.transform(theta, num_steps=10)
     got, _ = injected.update(gradients(params), injected.init(params), params)
     want, _ = plain.update(gradients(params), plain.init(params), params)

@@ -9,14 +9,13 @@ import pytest
 
 import learned_opt
 from learned_opt import accumulators, fused, network
-from learned_opt.fused import unrolled
 
 SHAPES = [(200,), (20, 30), (1, 200), (200, 1), (16, 16), (3, 3, 4, 8), (2, 3, 4, 2, 5)]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_agrees_with_the_reference(shape: tuple[int, ...]) -> None:
-    assert np.prod(shape) > unrolled.TINY
+    assert np.prod(shape) > fused.TINY
     rule = learned_opt.SmallFC()
     theta = rule.init(jax.random.key(0))
     # Biases count too, and decays that differ.
