@@ -11,19 +11,55 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from learned_opt.pretrained import Pretrained, from_pretrained, list_pretrained, load_pretrained
+    from learned_opt.published import read_published
+    from learned_opt.recipe import chain
+    from learned_opt.rules.celo import Celo
+    from learned_opt.rules.celo2 import Celo2
+    from learned_opt.rules.celo2_base import Celo2Base
+    from learned_opt.rules.celo_adam import CeloAdam
+    from learned_opt.rules.mlp import MLP
+    from learned_opt.rules.nn_adam import NNAdam
+    from learned_opt.rules.rnn_mlp import RNNMLP
     from learned_opt.rules.small_fc import SmallFC
+    from learned_opt.rules.velo import VeLO
 
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "Celo": "learned_opt.rules.celo",
+    "Celo2": "learned_opt.rules.celo2",
+    "Celo2Base": "learned_opt.rules.celo2_base",
+    "CeloAdam": "learned_opt.rules.celo_adam",
+    "MLP": "learned_opt.rules.mlp",
+    "NNAdam": "learned_opt.rules.nn_adam",
     "Pretrained": "learned_opt.pretrained",
+    "RNNMLP": "learned_opt.rules.rnn_mlp",
     "SmallFC": "learned_opt.rules.small_fc",
+    "VeLO": "learned_opt.rules.velo",
+    "chain": "learned_opt.recipe",
     "from_pretrained": "learned_opt.pretrained",
     "list_pretrained": "learned_opt.pretrained",
     "load_pretrained": "learned_opt.pretrained",
+    "read_published": "learned_opt.published",
 }
 
-__all__ = ["Pretrained", "SmallFC", "from_pretrained", "list_pretrained", "load_pretrained"]
+__all__ = [
+    "MLP",
+    "RNNMLP",
+    "Celo",
+    "Celo2",
+    "Celo2Base",
+    "CeloAdam",
+    "NNAdam",
+    "Pretrained",
+    "SmallFC",
+    "VeLO",
+    "chain",
+    "from_pretrained",
+    "list_pretrained",
+    "load_pretrained",
+    "read_published",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -60,22 +60,19 @@ def init(params: PyTree, *, m: int, r: int, factored: int, dtype: Any = jnp.floa
     factored statistics are small and stay float32.
     """
 
-    def zeros(p: Array) -> Array:
-        return jnp.zeros_like(p, dtype=dtype)
+    zeros = lambda p: jnp.zeros_like(p, dtype=dtype)
+    stacked = lambda x: jnp.broadcast_to(x, (factored, *x.shape))
 
-    def stacked(x: Array) -> Array:
-        return jnp.broadcast_to(x, (factored, *x.shape))
-
-    def factor(p: Array, which: int) -> Array:
-        axes = factored_axes(p.shape)
+    def factor(p: Any, which: int) -> Array:
+        axes = factored_axes(jnp.shape(p))
         if axes is None:
-            return jnp.zeros((factored, 0))
+            return jnp.zeros((factored, 0), jnp.float32)
         return stacked(jnp.sum(jnp.zeros_like(p, dtype=jnp.float32), axis=axes[which]))
 
-    def diag(p: Array) -> Array:
-        if factored_axes(p.shape) is None:
+    def diag(p: Any) -> Array:
+        if factored_axes(jnp.shape(p)) is None:
             return stacked(jnp.zeros_like(p, dtype=jnp.float32))
-        return jnp.zeros((factored, 0))
+        return jnp.zeros((factored, 0), jnp.float32)
 
     return Accumulators(
         m=tuple(jax.tree.map(zeros, params) for _ in range(m)),

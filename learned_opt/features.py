@@ -206,7 +206,7 @@ def time(t: Int[Array, ""]) -> Float[Array, " T"]:
     return jnp.tanh(t.astype(jnp.float32) / np.array(TIME_SCALES, np.float32) - 1.0)
 
 
-def fraction_left(t: Int[Array, ""], num_steps: Int[Array, ""] | int) -> Float[Array, " 9"]:
+def fraction_left(t: Int[Array, ""], num_steps: Int[Array, ""] | int | None) -> Float[Array, " 9"]:
     """tanh(10 (t / num_steps - tau)) for every tau of `FRACTIONS`, t the number of updates before this one.
 
     Beyond `num_steps` all of them saturate at 1. A `num_steps` below 1 counts as 1.

@@ -32,7 +32,7 @@ from learned_opt.rules.base import Rule
 FORMAT = "learned_opt/1"
 WEIGHTS, CARD = "weights.safetensors", "card.json"
 CARD_FIELDS = ("recipe", "data", "seed", "horizons", "sizes", "results")
-"""What the maker of weights tells of them; the rest of a card is filled in by `save`."""
+"""What the maker of weights tells of them; the rest of a card is filled in by `save_pretrained`."""
 LICENCE = "Apache-2.0"
 
 
@@ -84,7 +84,9 @@ def load_pretrained(name_or_path: str | os.PathLike[str]) -> Pretrained:
     return Pretrained(rule, _unflatten(rule, weights, folder), card)
 
 
-def save_pretrained(folder: Path, rule: Any, theta: Any, card: Mapping[str, Any]) -> dict[str, Any]:
+def save_pretrained(
+    folder: Path, rule: Any, theta: Any, card: Mapping[str, Any], licence: str = LICENCE
+) -> dict[str, Any]:
     """Write weights and card; returns the card as written.
 
     Args:
@@ -92,6 +94,7 @@ def save_pretrained(folder: Path, rule: Any, theta: Any, card: Mapping[str, Any]
       rule: a rule of `learned_opt.rules`.
       theta: its weights.
       card: the fields of `CARD_FIELDS`, all of them, JSON values.
+      licence: of the weights; the project's own by default, so give that of weights from elsewhere.
 
     Raises:
       InputError: a field of the card is missing or unknown.
@@ -110,7 +113,7 @@ def save_pretrained(folder: Path, rule: Any, theta: Any, card: Mapping[str, Any]
         },
         **{field: card[field] for field in CARD_FIELDS},
         "versions": _versions(),
-        "licence": LICENCE,
+        "licence": licence,
     }
     folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / WEIGHTS, data)

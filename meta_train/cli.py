@@ -44,16 +44,22 @@ class MetaTrainArgs:
 
 @dataclass(frozen=True)
 class ExportArgs:
-    """Release the weights of a finished run under a name."""
+    """Release the weights of a finished run, or of another project, under a name."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """Run directory."""
+    """Run directory; with --layout, the file that another project published."""
     name: str
     """Name to load them by."""
     dest: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Directory of releases; the project's checkpoints by default."""
     evaluation: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Output of `learned-opt evaluate` with this run among the optimizers; its figures go into the card."""
+    layout: Annotated[str | None, tyro.conf.arg(metavar="STR")] = None
+    """Who wrote the published file: google, celo, celo2 or pylo."""
+    licence: str = "unknown"
+    """With --layout: licence of the weights, as their authors state it."""
+    rule: Annotated[str | None, tyro.conf.arg(metavar="STR")] = None
+    """With --layout: the rule, where several have the same weights, such as celo2_base."""
 
 
 @dataclass(frozen=True)
@@ -124,10 +130,17 @@ def meta_train_command(argv: Sequence[str]) -> int:
 
 def export_command(argv: Sequence[str]) -> int:
     """`learned-opt export`."""
-    from meta_train.export import export
+    from meta_train.export import export, export_published
 
     args = _parse(ExportArgs, argv, command="export")
-    target = export(args.run, args.name, args.dest, args.evaluation)
+    if args.layout is not None:
+        target = export_published(
+            args.run, args.layout, args.name, args.dest, args.evaluation, licence=args.licence, rule=args.rule
+        )
+    elif args.rule is not None or args.licence != "unknown":
+        raise InputError("--licence and --rule are for published weights: add --layout, or leave them out")
+    else:
+        target = export(args.run, args.name, args.dest, args.evaluation)
     print(f"{target}\nlearned_opt.from_pretrained({args.name if args.dest is None else str(target)!r})")
     return 0
 
@@ -157,7 +170,7 @@ def list_command(argv: Sequence[str]) -> int:
 COMMANDS = {
     "meta-train": Command("find the weights of a learned optimizer, or resume", meta_train_command),
     "evaluate": Command("compare optimizers on a suite of tasks", evaluate_command),
-    "export": Command("release the weights of a finished run under a name", export_command),
+    "export": Command("release the weights of a run, or of another project, under a name", export_command),
     "list": Command("names of pretrained weights, presets, tasks, suites and optimizers", list_command),
 }
 

@@ -14,7 +14,7 @@ from learned_opt.features import Block
 from learned_opt.fused import normalise
 from learned_opt.network import Layer, feed_forward
 
-ELEMENTS = 1 << 15
+ELEMENTS = 1 << 14
 """Parameters in one part, about: its features fit into the caches, and its products are worth a call."""
 
 

@@ -13,7 +13,17 @@ from learned_opt.errors import InputError
 if TYPE_CHECKING:
     from learned_opt.rules.base import Rule
 
-RULES = {"small_fc": ("learned_opt.rules.small_fc", "SmallFC")}
+RULES = {
+    "celo": ("learned_opt.rules.celo", "Celo"),
+    "celo2": ("learned_opt.rules.celo2", "Celo2"),
+    "celo2_base": ("learned_opt.rules.celo2_base", "Celo2Base"),
+    "celo_adam": ("learned_opt.rules.celo_adam", "CeloAdam"),
+    "mlp": ("learned_opt.rules.mlp", "MLP"),
+    "nn_adam": ("learned_opt.rules.nn_adam", "NNAdam"),
+    "rnn_mlp": ("learned_opt.rules.rnn_mlp", "RNNMLP"),
+    "small_fc": ("learned_opt.rules.small_fc", "SmallFC"),
+    "velo": ("learned_opt.rules.velo", "VeLO"),
+}
 """Name of a rule -> module and class."""
 
 

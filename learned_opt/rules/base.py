@@ -114,6 +114,24 @@ def check_params(params: PyTree) -> None:
             raise InputError(f"parameter {name} has dtype {dtype}: expected float32, bfloat16, …; {hint}")
 
 
+def check_gradients(updates: PyTree, params: PyTree) -> None:
+    """Check that every gradient is real and of the shape of its parameter.
+
+    Raises:
+      ValueError: naming the first parameter whose gradient has another shape.
+      InputError: naming the first whose gradient is complex.
+    """
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    for (path, p), g in zip(leaves, jax.tree.structure(params).flatten_up_to(updates), strict=True):
+        name = jax.tree_util.keystr(path) or "the only one"
+        if jnp.shape(g) != jnp.shape(p):
+            raise ValueError(
+                f"a gradient of shape {jnp.shape(g)} for parameter {name} of shape {jnp.shape(p)}: they must match"
+            )
+        if jnp.iscomplexobj(g):
+            raise InputError(f"the gradient of parameter {name} is complex: expected real numbers")
+
+
 def require_params(params: PyTree) -> None:
     """Check that `update` was given the parameters.
 
@@ -149,7 +167,7 @@ def finite(g: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def map_tensors(
-    tensor: Callable[..., tuple[Array, Any]],
+    tensor: Callable[..., tuple[Array, Any]] | list[Callable[..., tuple[Array, Any]]],
     static: Any,
     shared: PyTree,
     own: PyTree,
@@ -162,7 +180,7 @@ def map_tensors(
     It sees g and p in float32, g after `finite`, and a scalar as shape (1,). Tensors without elements are left alone.
 
     Args:
-      tensor: a method of a rule, or another function that is hashed by what it is.
+      tensor: a method of a rule, or another function that is hashed by what it is; or one for each tensor.
       static: anything hashable, handed through.
       shared: arrays handed to all tensors.
       own: arrays whose leading axis runs over the tensors, in the order of the leaves.
@@ -176,20 +194,12 @@ def map_tensors(
     tree = jax.tree.structure(params)
     if not tree.num_leaves:
         return updates, state
+    check_gradients(updates, params)
     gradients, parameters = tree.flatten_up_to(updates), tree.flatten_up_to(params)
-    for (path, p), g in zip(jax.tree_util.tree_flatten_with_path(params)[0], gradients, strict=True):
-        if jnp.shape(g) != jnp.shape(p):
-            raise ValueError(
-                f"a gradient of shape {jnp.shape(g)} for parameter {jax.tree_util.keystr(path)} of shape "
-                f"{jnp.shape(p)}: they must match"
-            )
-        if jnp.iscomplexobj(g):
-            raise InputError(
-                f"the gradient of parameter {jax.tree_util.keystr(path)} is complex: expected real numbers"
-            )
     states, join = per_tensor(tree, state)
     arguments = [*zip(gradients, parameters, states, strict=True)]
-    results = over_tensors(_update_tensor, (tensor, static), shared, own, arguments)
+    each = tensor if isinstance(tensor, list) else [tensor] * tree.num_leaves
+    results = over_tensors(_update_tensor, [(one, static) for one in each], shared, own, arguments)
     return tree.unflatten([step for step, _ in results]), join([new for _, new in results])
 
 
@@ -201,9 +211,20 @@ def per_tensor(tree: Any, state: PyTree) -> tuple[list[PyTree], Callable[[list[P
 
 
 def over_tensors(f: Callable[..., Any], static: Any, shared: PyTree, own: PyTree, arguments: list[Any]) -> list[Any]:
-    """`f(static, shared, own[i], *arguments[i])` for every tensor i; for equal shapes it is traced once."""
+    """`f(static, shared, own[i], *arguments[i])` for every tensor i; for equal shapes it is traced once.
+
+    `static` is hashable, or a list with an entry for each tensor.
+    """
     mine = lambda i: jax.tree.map(lambda x: x[i], own)
-    return [_one_tensor(f, static, shared, mine(i), each) for i, each in enumerate(arguments)]
+    statics = static if isinstance(static, list) else [static] * len(arguments)
+    each = enumerate(zip(statics, arguments, strict=True))
+    return [_one_tensor(f, static, shared, mine(i), argument) for i, (static, argument) in each]
+
+
+def numbers(params: PyTree, tree: PyTree) -> Float[Array, " tensors"] | None:
+    """The numbers of `tree`, one for each tensor, in the order of the leaves; None if it is None."""
+    leaves = jax.tree.structure(params).flatten_up_to(tree) if tree is not None else []
+    return jnp.stack([jnp.asarray(x, jnp.float32) for x in leaves]) if leaves else None
 
 
 @partial(jax.jit, static_argnums=(0, 1))

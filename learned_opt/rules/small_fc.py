@@ -20,7 +20,6 @@ Fails: far beyond the horizons it was meta-trained on, since its size of step is
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -136,6 +135,7 @@ class SmallFC:
         num_steps: int | Int[Array, ""] | None = None,
         network: PerParameterMLP = fused.apply,
         accumulator_dtype: Any = jnp.float32,
+        multipliers: PyTree = None,
     ) -> optax.GradientTransformationExtraArgs:
         """The optimizer with these weights.
 
@@ -144,6 +144,7 @@ class SmallFC:
           num_steps: accepted as all rules do; this rule does not read it.
           network: how the network is evaluated; `learned_opt.network.apply` is the plain reference.
           accumulator_dtype: dtype of m and r; bfloat16 halves the state.
+          multipliers: factors of a width scaling (`learned_opt.mup`), a tree of scalars like the parameters.
 
         Raises:
           InputError: theta of another rule, or a number of steps below 1.
@@ -166,18 +167,20 @@ class SmallFC:
                 features.time(state.t),
                 theta.layers,
             )
-            steps, acc = base.map_tensors(self._tensor, network, shared, None, updates, params, state.accumulators)
+            own = base.numbers(params, multipliers)
+            steps, acc = base.map_tensors(self._tensor, network, shared, own, updates, params, state.accumulators)
             return steps, State(jnp.asarray(optax.safe_increment(state.t)), acc)
 
         return optax.GradientTransformationExtraArgs(init, update)
 
     def _tensor(
-        self, network: PerParameterMLP, shared: Shared, own: None, g: Array, p: Array, acc: Accumulators
+        self, network: PerParameterMLP, shared: Shared, multiplier: Array | None, g: Array, p: Array, acc: Accumulators
     ) -> tuple[Array, Accumulators]:
         acc = accumulators.update(acc, g, shared.m, shared.r, shared.v)
         s = features.statistics(acc, g, p)
         o = network(features.collect(FEATURES, s), shared.c, shared.layers, shape=p.shape)
-        return -self.step_mult * o[0] * jnp.exp(self.exp_mult * o[1]), acc
+        size = self.step_mult if multiplier is None else self.step_mult * multiplier
+        return -size * o[0] * jnp.exp(self.exp_mult * o[1]), acc
 
 
 def decay(theta: Float[Array, " D"], initial: tuple[float, ...]) -> Float[Array, " D"]:

@@ -1,0 +1,175 @@
+"""Celo2-base: a small network gives the direction, normalised to RMS 1; the size of step is an ordinary rate.
+
+Moudgil, Knyazev, Belilovsky: "Celo2: towards learned optimization free lunch", ICLR 2026 (arXiv:2602.19142).
+
+For each tensor, with g clipped to +-1000 and m (3), r (1), v (3) updated by it (`learned_opt.accumulators`):
+
+    x  = the 30 channels of `FEATURES`, each divided by its root mean square over the last two axes (eps 1e-9)
+         vectors and scalars have no factored channels: their 15 channels meet the first 15 rows of the first layer
+    o  = MLP(x),  30 -> 8 -> 8 -> 3, ReLU                        the second and third output are not used
+    s  = o_0 / sqrt(1e-9 + mean(o_0^2))                          mean over the last two axes
+    p <- p - step_mult s
+
+It reads neither the loss nor the number of steps, and has no notion of time: any schedule may multiply it, and weight
+decay is an ordinary one (`learned_opt.chain`). Weights: 347. State: 4 floats per parameter and the factors. Fails: with
+a constant rate it cannot converge, since every step has RMS `step_mult`.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from learned_opt import accumulators, features, fused
+from learned_opt.accumulators import Accumulators
+from learned_opt.features import Feature
+from learned_opt.network import Layer, PerParameterMLP
+from learned_opt.recurrent import initial_mlp
+from learned_opt.rules import base
+
+PyTree = Any
+
+VECTOR_FEATURES = (
+    Feature("gradient", 1, features.gradient),
+    Feature("clipped gradient", 1, features.clipped_gradient(0.1)),
+    Feature("parameter", 1, features.parameter),
+    Feature("momentum", 3, features.momentum),
+    Feature("mean square", 1, features.mean_square),
+    Feature("momentum / rms", 3, features.momentum_over_rms(1e-8)),
+    Feature("1 / rms", 1, features.rsqrt_mean_square(1e-8)),
+    Feature("factored gradient", 3, features.factored_gradient),
+    Feature("gradient / rms", 1, features.gradient_over_rms(1e-8)),
+)
+FEATURES = (
+    *VECTOR_FEATURES,
+    Feature("row", 3, features.rows),
+    Feature("column", 3, features.cols),
+    Feature("1 / sqrt row", 3, features.rsqrt_rows(1e-8)),
+    Feature("1 / sqrt column", 3, features.rsqrt_cols(1e-8)),
+    Feature("factored momentum", 3, features.factored_momentum(0.0)),
+)
+MOMENTUM_DECAYS = (0.9, 0.99, 0.999)
+RMS_DECAYS = (0.95,)
+FACTORED_DECAYS = (0.9, 0.99, 0.999)
+CLIP = 1000.0
+EPS = 1e-9
+
+
+class Theta(NamedTuple):
+    """Weights of the rule."""
+
+    layers: tuple[Layer, ...]
+    """30 -> hidden -> … -> 3."""
+
+
+class State(NamedTuple):
+    """State of the optimizer."""
+
+    accumulators: Accumulators
+
+
+@dataclass(frozen=True)
+class Celo2Base:
+    """The rule with its settings; defaults are the published ones."""
+
+    hidden: int = 8
+    """Units of a hidden layer."""
+    hidden_layers: int = 2
+    """Hidden layers."""
+    step_mult: float = 0.001
+    """RMS of a step, in parameter units."""
+
+    def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+          InputError: naming the setting, its value and what was expected.
+        """
+        base.require_integer("hidden", self.hidden, 1)
+        base.require_integer("hidden_layers", self.hidden_layers, 0)
+        base.require_finite("step_mult", self.step_mult)
+
+    @property
+    def name(self) -> str:
+        """Name in the registry of rules."""
+        return "celo2_base"
+
+    def init(self, key: Array) -> Theta:
+        """Weights before meta-training: truncated normal of standard deviation 1/sqrt(inputs), zero biases."""
+        return Theta(initial_mlp(key, (features.width(FEATURES), *(self.hidden,) * self.hidden_layers, 3)))
+
+    def transform(
+        self,
+        theta: Theta,
+        *,
+        num_steps: int | Int[Array, ""] | None = None,
+        network: PerParameterMLP = fused.apply,
+        accumulator_dtype: Any = jnp.float32,
+    ) -> optax.GradientTransformationExtraArgs:
+        """The optimizer with these weights.
+
+        Args:
+          theta: weights from `init`, meta-training or a release.
+          num_steps: accepted as all rules do; this rule does not read it.
+          network: how the network is evaluated; `learned_opt.network.apply` is the plain reference.
+          accumulator_dtype: dtype of m and r; bfloat16 halves the state.
+
+        Raises:
+          InputError: theta of another rule, or a number of steps below 1.
+        """
+        base.check_theta(self, theta)
+        base.check_num_steps(num_steps, needed=False)
+
+        def update(updates: PyTree, state: Any, params: PyTree = None, **extra: Any) -> tuple[PyTree, State]:
+            del extra
+            base.require_params(params)
+            steps, acc = base.map_tensors(
+                self._tensor, network, theta.layers, None, updates, params, state.accumulators
+            )
+            return steps, State(acc)
+
+        return optax.GradientTransformationExtraArgs(lambda params: init(params, accumulator_dtype), update)
+
+    def _tensor(
+        self, network: PerParameterMLP, layers: tuple[Layer, ...], own: None, g: Array, p: Array, acc: Accumulators
+    ) -> tuple[Array, Accumulators]:
+        direction, acc = network_direction(network, layers, g, p, acc)
+        return -self.step_mult * unit_rms(direction), acc
+
+
+def init(params: PyTree, dtype: Any) -> State:
+    """State before the first update."""
+    base.check_params(params)
+    counts = {"m": len(MOMENTUM_DECAYS), "r": len(RMS_DECAYS), "factored": len(FACTORED_DECAYS)}
+    return State(accumulators.init(params, **counts, dtype=dtype))
+
+
+def update_accumulators(acc: Accumulators, g: Float[Array, "*shape"]) -> Accumulators:
+    """Accumulators of one tensor after a gradient."""
+    decays = (np.array(d, np.float32) for d in (MOMENTUM_DECAYS, RMS_DECAYS, FACTORED_DECAYS))
+    return accumulators.update(acc, g, *map(jnp.asarray, decays))
+
+
+def network_direction(
+    network: PerParameterMLP, layers: tuple[Layer, ...], g: Array, p: Array, acc: Accumulators
+) -> tuple[Array, Accumulators]:
+    """o_0 of one tensor, and its accumulators."""
+    g = jnp.clip(g, -CLIP, CLIP)
+    acc = update_accumulators(acc, g)
+    table = FEATURES if p.ndim >= 2 else VECTOR_FEATURES
+    first, *rest = layers
+    first = Layer(first.w[: features.width(table)], first.b)
+    blocks = features.collect(table, features.statistics(acc, g, p))
+    axes = tuple(range(p.ndim))[-2:]
+    o = network(blocks, jnp.zeros((0,)), (first, *rest), shape=p.shape, eps=EPS, axes=axes)
+    return o[0], acc
+
+
+def unit_rms(s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """s divided by its root mean square over the last two axes."""
+    axes = tuple(range(s.ndim))[-2:]
+    return s * jax.lax.rsqrt(EPS + jnp.mean(s * s, axis=axes, keepdims=True))
