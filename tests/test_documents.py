@@ -7,24 +7,36 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import optax
 import pytest
 
+from learned_opt import rules
+
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
+README = DOCUMENTS[0].read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
 
 
-def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_python_blocks_run(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One after another in one namespace, as a reader would paste them."""
     monkeypatch.chdir(tmp_path)
-    found = blocks("python")
-    assert found
     namespace: dict[str, object] = {"__name__": "__main__"}
-    for block in found:
-        exec(compile(block, "README.md", "exec"), namespace)
+    for block in blocks("python", document.read_text()):
+        exec(compile(block, document.name, "exec"), namespace)
+
+
+def test_the_table_of_optimizers_is_true() -> None:
+    """Every rule is in it, with the number of weights it has."""
+    rows = re.findall(r"^\| \[`(\w+)`\]\(\S+\) \|[^|]*\| ([\d,]+) \|", (ROOT / "docs/optimizers.md").read_text(), re.M)
+    made = [rules.make_rule(name) for name in rules.rule_names()]
+    counts = {type(rule).__name__: optax.tree.size(jax.eval_shape(rule.init, jax.random.key(0))) for rule in made}
+    assert {name: int(count.replace(",", "")) for name, count in rows} == counts
 
 
 def test_the_first_block_is_two_commands() -> None:
@@ -45,10 +57,10 @@ def test_commands_shown_exist() -> None:
         assert done.returncode == 0, command
 
 
-def test_links_lead_to_files() -> None:
-    targets = [t for t in re.findall(r"\]\(([^)#]+)\)", README) if not t.startswith("http")]
-    assert targets
-    assert not [t for t in targets if not (ROOT / t).exists()]
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_files(document: Path) -> None:
+    targets = [t for t in re.findall(r"\]\(([^)#]+)\)", document.read_text()) if not t.startswith("http")]
+    assert not [t for t in targets if not (document.parent / t).exists()]
 
 
 @pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)

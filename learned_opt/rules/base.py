@@ -132,6 +132,19 @@ def check_gradients(updates: PyTree, params: PyTree) -> None:
             raise InputError(f"the gradient of parameter {name} is complex: expected real numbers")
 
 
+def unshared(state: PyTree, theta: PyTree) -> PyTree:
+    """The state with copies of the arrays that it shares with theta or holds twice: only so can it be donated."""
+    seen = {id(x) for x in jax.tree.leaves(theta)}
+
+    def leaf(x: Array) -> Array:
+        if id(x) in seen:
+            return jnp.array(x, copy=True)
+        seen.add(id(x))
+        return x
+
+    return jax.tree.map(leaf, state)
+
+
 def require_params(params: PyTree) -> None:
     """Check that `update` was given the parameters.
 

@@ -151,7 +151,7 @@ class Celo:
             counts = {"m": len(MOMENTUM_DECAYS), "r": len(RMS_DECAYS), "factored": len(FACTORED_DECAYS)}
             acc = accumulators.init(params, **counts, dtype=accumulator_dtype)
             lstm = recurrent.tiled(theta.scheduler.initial, 1)
-            return State(jnp.zeros((), jnp.int32), acc, lstm, loss_features.init())
+            return base.unshared(State(jnp.zeros((), jnp.int32), acc, lstm, loss_features.init()), theta)
 
         def update(
             updates: PyTree, state: Any, params: PyTree = None, *, value: Any = None, **extra: Any

@@ -120,7 +120,7 @@ class CeloAdam:
             base.check_params(params)
             acc = accumulators.init(params, m=1, r=1, factored=0, dtype=accumulator_dtype)
             lstm = recurrent.tiled(theta.scheduler.initial, 1)
-            return State(jnp.zeros((), jnp.int32), acc, lstm, loss_features.init())
+            return base.unshared(State(jnp.zeros((), jnp.int32), acc, lstm, loss_features.init()), theta)
 
         def update(
             updates: PyTree, state: Any, params: PyTree = None, *, value: Any = None, **extra: Any

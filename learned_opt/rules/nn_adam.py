@@ -167,7 +167,8 @@ class NNAdam:
             tensors = len(jax.tree.leaves(params))
             acc = accumulators.init(params, m=1, r=1, factored=0, dtype=accumulator_dtype)
             hyper = Hyper(*(jnp.broadcast_to(y, (tensors,)) for y in theta.hyper))
-            return State(jnp.zeros((), jnp.int32), acc, hyper, recurrent.tiled(theta.lstm_state, tensors))
+            lstm = recurrent.tiled(theta.lstm_state, tensors)
+            return base.unshared(State(jnp.zeros((), jnp.int32), acc, hyper, lstm), theta)
 
         def update(updates: PyTree, state: Any, params: PyTree = None, **extra: Any) -> tuple[PyTree, State]:
             del extra  # neither `value` nor anything else is read

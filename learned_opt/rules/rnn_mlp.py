@@ -177,7 +177,8 @@ class RNNMLP:
             from_mlp = jnp.broadcast_to(theta.from_mlp[None], (n, FROM_MLP))
             memory = recurrent.tiled(theta.lstm_state, n), jnp.asarray(theta.from_lstm), from_mlp
             none = loss_statistics.init()
-            return State(jnp.zeros((), jnp.int32), acc, *memory, none, none, jnp.full((), 0.01, jnp.float32))
+            state = State(jnp.zeros((), jnp.int32), acc, *memory, none, none, jnp.full((), 0.01, jnp.float32))
+            return base.unshared(state, theta)
 
         def update(
             updates: Any, state: Any, params: Any = None, *, value: Any = None, validation_value: Any = None, **_: Any

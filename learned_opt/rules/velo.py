@@ -173,7 +173,7 @@ class VeLO:
             counts = {"m": len(MOMENTUM_DECAYS), "r": len(RMS_DECAYS), "factored": len(FACTORED_DECAYS)}
             acc = accumulators.init(params, **counts, dtype=accumulator_dtype)
             lstm = recurrent.tiled(theta.scheduler.initial, len(jax.tree.leaves(params)))
-            return State(jnp.zeros((), jnp.int32), acc, lstm, loss_features.init())
+            return base.unshared(State(jnp.zeros((), jnp.int32), acc, lstm, loss_features.init()), theta)
 
         def update(
             updates: PyTree, state: Any, params: PyTree = None, *, value: Any = None, **extra: Any

@@ -223,6 +223,16 @@ GATHER = re.compile(r"= \(?\w+\[([\d,]+)\][^=]* all-gather(?:-start)?\(")
 
 
 @each_rule
+def test_state_can_be_donated_and_theta_lives_on(rule: Any, theta: Any) -> None:
+    params, opt = parameters(), rule.transform(theta, num_steps=10)
+    step = jax.jit(lambda s, g, p: opt.update(g, s, p, value=LOSS)[1], donate_argnums=0)
+    for _ in range(2):
+        state = opt.init(params)
+        step(step(state, gradients(params), params), gradients(params), params)
+    assert not any(x.is_deleted() for x in jax.tree.leaves(theta))
+
+
+@each_rule
 def test_unexpected_extra_arguments_are_ignored(rule: Any, theta: Any) -> None:
     params, opt = parameters(), rule.transform(theta, num_steps=10)
     state = opt.init(params)
