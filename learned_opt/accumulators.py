@@ -19,7 +19,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt32
+
+from learned_opt.errors import InputError
 
 PyTree = Any
 
@@ -40,6 +42,8 @@ class Accumulators(NamedTuple):
     """Factored mean squares, shape [decays, *shape of the parameter without axis d1]."""
     diag: PyTree
     """Mean squares of tensors that are not factored, shape [decays, *shape of the parameter]."""
+    t: PyTree
+    """Updates so far, an int32 scalar, for the rounding of bfloat16; () where m and r are float32."""
 
 
 def factored_axes(shape: tuple[int, ...]) -> tuple[int, int] | None:
@@ -58,7 +62,13 @@ def init(params: PyTree, *, m: int, r: int, factored: int, dtype: Any = jnp.floa
 
     Arrays are derived from the parameters, so that they keep a parameter's sharding. `dtype` is that of m and r; the
     factored statistics are small and stay float32.
+
+    Raises:
+      InputError: `dtype` is neither float32 nor bfloat16: float16 has too small a range for squares of gradients.
     """
+    dtype = jnp.dtype(dtype)
+    if dtype not in (jnp.float32, jnp.bfloat16):
+        raise InputError(f"accumulator_dtype is {dtype}: expected jnp.float32 or jnp.bfloat16")
 
     zeros = lambda p: jnp.zeros_like(p, dtype=dtype)
     stacked = lambda x: jnp.broadcast_to(x, (factored, *x.shape))
@@ -80,6 +90,7 @@ def init(params: PyTree, *, m: int, r: int, factored: int, dtype: Any = jnp.floa
         row=jax.tree.map(lambda p: factor(p, 1), params),
         col=jax.tree.map(lambda p: factor(p, 0), params),
         diag=jax.tree.map(diag, params),
+        t=jax.tree.map(lambda _: jnp.zeros((), jnp.int32), params) if dtype == jnp.bfloat16 else (),
     )
 
 
@@ -106,7 +117,9 @@ def update(
         # The floor is added to the mean: in front of it, the squares would be stored for both means.
         row = _moving_average(row, jnp.mean(fresh((g, row))[0] ** 2, axis=d0)[None] + 1e-30, factored_decays)
         col = _moving_average(col, jnp.mean(fresh((g, col))[0] ** 2, axis=d1)[None] + 1e-30, factored_decays)
-    return Accumulators(_moving_averages(acc.m, g, m_decays), _moving_averages(acc.r, g * g, r_decays), row, col, diag)
+    m = _moving_averages(acc.m, g, m_decays, acc.t, 0)
+    r = _moving_averages(acc.r, g * g, r_decays, acc.t, len(m))
+    return Accumulators(m, r, row, col, diag, jax.tree.map(lambda t: t + 1, acc.t))
 
 
 def factors(
@@ -143,26 +156,32 @@ def _moving_average(old: Array, new: Array, decays: Float[Array, " D"]) -> Array
     return d * old + (1.0 - d) * new
 
 
-def _moving_averages(old: tuple[Array, ...], new: Array, decays: Float[Array, " D"]) -> tuple[Array, ...]:
-    averages = (d * o.astype(jnp.float32) + (1.0 - d) * new for o, d in zip(old, decays, strict=True))
-    return tuple(_store(x, o, salt) for salt, (x, o) in enumerate(zip(averages, old, strict=True)))
+def _moving_averages(
+    old: tuple[Array, ...], new: Array, decays: Float[Array, " D"], t: Any, stream: int
+) -> tuple[Array, ...]:
+    averages = [d * o.astype(jnp.float32) + (1.0 - d) * new for o, d in zip(old, decays, strict=True)]
+    if not jax.tree.leaves(t):
+        return tuple(averages)
+    salt = lambda i: (
+        jnp.uint32(0x9E3779B9) * (jnp.uint32(64) * t.reshape(()).astype(jnp.uint32) + jnp.uint32(stream + i))
+    )
+    return tuple(stochastic_round(x, salt(i)) for i, x in enumerate(averages))
 
 
-def _store(x: Array, old: Array, salt: int) -> Array:
-    if old.dtype != jnp.bfloat16:
-        return x.astype(old.dtype)
-    return stochastic_round(x, salt)
-
-
-def stochastic_round(x: Float[Array, "*shape"], salt: int) -> Array:
+def stochastic_round(x: Float[Array, "*shape"], salt: UInt32[Array, ""]) -> Array:
     """float32 to bfloat16, up or down with probabilities that make the expectation the value itself.
 
-    The dither is a hash of all bits of the value, so it needs no key; `salt` tells streams apart. Infinities and NaN
-    pass unchanged.
+    The dither is a hash of the value, its place in the tensor and `salt`, which must differ from update to update:
+    an average that moves by less than a unit of its last place would otherwise be rounded back to itself for ever.
+    Infinities and NaN pass unchanged.
     """
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
-    hashed = (bits ^ np.uint32(0x9E3779B9 * (salt + 1) & 0xFFFFFFFF)) * np.uint32(0x85EBCA6B)
+    place = salt
+    for axis in range(x.ndim):
+        place = (place + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)) * np.uint32(0x01000193)
+    hashed = (bits ^ place) * np.uint32(0x85EBCA6B)
     hashed = (hashed ^ (hashed >> np.uint32(15))) * np.uint32(0xC2B2AE35)
+    hashed = hashed ^ (hashed >> np.uint32(13))
     rounded = (bits + (hashed >> np.uint32(16))) & np.uint32(0xFFFF0000)
     rounded = jax.lax.bitcast_convert_type(rounded, jnp.float32)
     return jnp.where(jnp.isfinite(x), rounded, x).astype(jnp.bfloat16)

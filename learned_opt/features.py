@@ -135,30 +135,35 @@ def mean_square(s: TensorStatistics) -> tuple[Block, ...]:
     return tuple(block(product, r) for r in s.r)
 
 
-def _inverse_rms(s: TensorStatistics, eps: float) -> tuple[Array, ...]:
-    """1 / sqrt(r + eps). Several channels are products with it: one array for all is cheaper than a root in each."""
-    return tuple(jax.lax.rsqrt(r.astype(jnp.float32) + eps) for r in s.r)
+def _inverse_rms(s: TensorStatistics, eps: float) -> list[tuple[tuple[Array, ...], Callable[..., Array]]]:
+    """Per decay, 1 / sqrt(r + eps) as arrays and the function of them.
+
+    Where r is the only one, several channels have this factor: an array of it is cheaper than a root in each.
+    """
+    if len(s.r) == 1:
+        return [((jax.lax.rsqrt(s.r[0].astype(jnp.float32) + eps),), lambda inverse: inverse)]
+    return [((r,), lambda r: jax.lax.rsqrt(r + eps)) for r in s.r]
+
+
+def _over_rms(s: TensorStatistics, xs: tuple[Array, ...], eps: float) -> tuple[Block, ...]:
+    inverse = _inverse_rms(s, eps)
+    pairs = zip(xs, inverse * len(xs) if len(inverse) == 1 else inverse, strict=True)
+    return tuple(block(lambda x, *a, f=f: x * f(*a), x, *arrays) for x, (arrays, f) in pairs)
 
 
 def rsqrt_mean_square(eps: float) -> Callable[[TensorStatistics], tuple[Block, ...]]:
     """1 / sqrt(r + eps)."""
-    return lambda s: tuple(block(product, inverse) for inverse in _inverse_rms(s, eps))
+    return lambda s: tuple(block(f, *arrays) for arrays, f in _inverse_rms(s, eps))
 
 
 def gradient_over_rms(eps: float) -> Callable[[TensorStatistics], tuple[Block, ...]]:
     """g / sqrt(r + eps) for every mean square."""
-    return lambda s: tuple(block(product, s.g, inverse) for inverse in _inverse_rms(s, eps))
+    return lambda s: _over_rms(s, (s.g,) * len(s.r), eps)
 
 
 def momentum_over_rms(eps: float) -> Callable[[TensorStatistics], tuple[Block, ...]]:
     """m / sqrt(r + eps) for every momentum: with the mean square of the same decay, or the only one there is."""
-
-    def compute(s: TensorStatistics) -> tuple[Block, ...]:
-        inverse = _inverse_rms(s, eps)
-        pairs = zip(s.m, inverse * len(s.m) if len(inverse) == 1 else inverse, strict=True)
-        return tuple(block(product, *pair) for pair in pairs)
-
-    return compute
+    return lambda s: _over_rms(s, s.m, eps)
 
 
 def factored_gradient(s: TensorStatistics) -> tuple[Block, ...]:

@@ -37,7 +37,8 @@ class LossAverages(NamedTuple):
 
 def init() -> LossAverages:
     """Before the first loss."""
-    return LossAverages(jnp.zeros((), jnp.int32), jnp.zeros((SCALES,)), jnp.full((SCALES,), 999999999999.0))
+    full = lambda value: jnp.full((SCALES,), value, jnp.float32)
+    return LossAverages(jnp.zeros((), jnp.int32), full(0.0), full(999999999999.0))
 
 
 def half_lives(num_steps: Int[Array, ""] | int | None) -> Float[Array, " 10"]:

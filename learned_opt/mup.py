@@ -17,6 +17,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from learned_opt.errors import InputError
+
 PyTree = Any
 
 
@@ -29,10 +31,19 @@ def width_multipliers(
       params: parameters of the model.
       is_hidden: `(name, parameter) -> bool`, true for the weights between hidden layers; names are like "layer_1/w".
       hidden_multiplier: multiplier of hidden weights times their fan-in, which is their last axis but one.
+
+    Raises:
+      InputError: a hidden weight of fewer than two axes.
     """
 
     def multiplier(path: Any, p: Any) -> float:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return hidden_multiplier / jnp.shape(p)[-2] if is_hidden(name, p) else 1.0
+        if not is_hidden(name, p):
+            return 1.0
+        if jnp.ndim(p) < 2:
+            raise InputError(
+                f"parameter {name!r} of shape {jnp.shape(p)} is no hidden weight: expected two or more axes"
+            )
+        return hidden_multiplier / jnp.shape(p)[-2]
 
     return jax.tree_util.tree_map_with_path(multiplier, params)

@@ -10,9 +10,11 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import optax
 
 from learned_opt.errors import InputError
+from learned_opt.rules.base import finite
 
 PyTree = Any
 
@@ -34,17 +36,23 @@ def chain(
       mask: which parameters decay: a tree of bool like them, or a function from them to one; all by default.
       clip_norm: largest global norm of the gradient.
 
+    Example, Celo2 with a learning rate:
+
+        learned_opt.chain(Celo2(step_mult=1.0).transform(theta), learning_rate=3e-4, weight_decay=0.1)
+
     Raises:
       InputError: a weight decay below 0 or a norm that is not above 0.
     """
-    if not weight_decay >= 0.0:
+    if isinstance(weight_decay, int | float) and not weight_decay >= 0.0:
         raise InputError(f"weight_decay is {weight_decay!r}: expected a number, at least 0")
     if clip_norm is not None and not clip_norm > 0.0:
         raise InputError(f"clip_norm is {clip_norm!r}: expected a number above 0, or None")
     steps = [optimizer]
     if clip_norm is not None:
-        steps.insert(0, optax.clip_by_global_norm(clip_norm))
-    if weight_decay:
+        # One entry that is not finite would make the norm, and with it every entry, not finite.
+        only_finite = optax.stateless(lambda updates, params: jax.tree.map(finite, updates))
+        steps = [only_finite, optax.clip_by_global_norm(clip_norm), *steps]
+    if not isinstance(weight_decay, int | float) or weight_decay:
         steps.append(optax.add_decayed_weights(-weight_decay, mask))
     steps.append(optax.scale_by_learning_rate(learning_rate, flip_sign=False))
     return optax.with_extra_args_support(optax.chain(*steps))

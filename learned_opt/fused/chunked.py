@@ -52,7 +52,7 @@ def apply(
 
     # A zero of the tensor's, for its sharding.
     zero = 0.0 * jax.lax.slice_in_dim(arrays[0][0], 0, 1)
-    start = (jnp.broadcast_to(zero, (whole, part, count, *rest)), jnp.zeros((averaged,)))
+    start = (jnp.broadcast_to(zero, (whole, part, count, *rest)), jnp.zeros((averaged,), jnp.float32))
     outputs, sums = jax.lax.fori_loop(0, count, body, start)
     outputs = jnp.reshape(outputs, (whole, *shape))
     return (*(outputs[i] for i in range(whole)), *(sums[i] / math.prod(shape) for i in range(averaged)))

@@ -69,6 +69,11 @@ def check_theta(rule: Rule, theta: Any) -> None:
             f"theta is not of rule {rule!r}: leaf {odd!r} has shape {found.get(odd, 'none')}, expected "
             f"{expected.get(odd, 'none')}; take theta from this rule's init, or the rule that made it"
         )
+    if jax.tree.structure(_template(rule)) != jax.tree.structure(theta):
+        raise InputError(
+            f"theta is not of rule {rule!r}: a {type(theta).__name__} with the same leaves, expected the named tuples "
+            "that its init makes"
+        )
 
 
 @cache
@@ -87,8 +92,10 @@ def check_num_steps(num_steps: Any, *, needed: bool) -> None:
     Raises:
       InputError: it is something else, or `needed` and None.
     """
-    if isinstance(num_steps, jax.Array | np.ndarray | np.integer) or (num_steps is None and not needed):
+    if isinstance(num_steps, jax.Array) or (num_steps is None and not needed):
         return
+    if isinstance(num_steps, np.ndarray | np.generic) and num_steps.ndim == 0:
+        num_steps = num_steps.item()
     if not isinstance(num_steps, int) or isinstance(num_steps, bool) or num_steps < 1:
         raise InputError(
             f"num_steps is {num_steps!r}: expected the number of updates of the training run, at least 1; "
@@ -193,7 +200,7 @@ def map_tensors(
     It sees g and p in float32, g after `finite`, and a scalar as shape (1,). Tensors without elements are left alone.
 
     Args:
-      tensor: a method of a rule, or another function that is hashed by what it is; or one for each tensor.
+      tensor: a method of a rule, told from others by the rule's settings, or a function; or one for each tensor.
       static: anything hashable, handed through.
       shared: arrays handed to all tensors.
       own: arrays whose leading axis runs over the tensors, in the order of the leaves.
@@ -212,7 +219,8 @@ def map_tensors(
     states, join = per_tensor(tree, state)
     arguments = [*zip(gradients, parameters, states, strict=True)]
     each = tensor if isinstance(tensor, list) else [tensor] * tree.num_leaves
-    results = over_tensors(_update_tensor, [(one, static) for one in each], shared, own, arguments)
+    statics = [(*_by_value(one), static) for one in each]
+    results = over_tensors(_update_tensor, statics, shared, own, arguments)
     return tree.unflatten([step for step, _ in results]), join([new for _, new in results])
 
 
@@ -245,14 +253,26 @@ def _one_tensor(f: Callable[..., Any], static: Any, shared: Any, own: Any, argum
     return f(static, shared, own, *arguments)
 
 
+def _by_value(f: Callable[..., Any]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """A method as its function and its object: equal rules are then equal, and traced once."""
+    owner = getattr(f, "__self__", None)
+    return (f, ()) if owner is None else (getattr(f, "__func__"), (owner,))  # noqa: B009
+
+
 def _update_tensor(
-    rule: tuple[Callable[..., tuple[Array, Any]], Any], shared: Any, own: Any, g: Array, p: Array, state: Any
+    rule: tuple[Callable[..., tuple[Array, Any]], tuple[Any, ...], Any],
+    shared: Any,
+    own: Any,
+    g: Array,
+    p: Array,
+    state: Any,
 ) -> tuple[Array, Any]:
-    tensor, static = rule
+    tensor, owner, static = rule
     if not p.size:
         return jnp.zeros_like(p), state
     # A scalar is handled as a vector of one: a trailing axis for it and its statistics.
     lift = lambda x: x[..., None] if p.ndim == 0 else x
     flat = (finite(lift(g).astype(jnp.float32)), lift(p).astype(jnp.float32), jax.tree.map(lift, state))
-    step, new = tensor(static, shared, own, *flat)
-    return step.reshape(p.shape).astype(p.dtype), jax.tree.map(lambda x, old: x.reshape(old.shape), new, state)
+    step, new = tensor(*owner, static, shared, own, *flat)
+    back = lambda x, old: x.reshape(old.shape).astype(old.dtype)
+    return step.reshape(p.shape).astype(p.dtype), jax.tree.map(back, new, state)

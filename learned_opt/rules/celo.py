@@ -176,7 +176,7 @@ class Celo:
         decays = (np.array(d, np.float32) for d in (MOMENTUM_DECAYS, RMS_DECAYS, FACTORED_DECAYS))
         acc = accumulators.update(acc, jnp.clip(g, -CLIP, CLIP), *map(jnp.asarray, decays))
         s = features.statistics(acc, jnp.clip(g, -CLIP, CLIP), p)
-        o = network(features.collect(FEATURES, s), jnp.zeros((0,)), shared.layers, shape=p.shape)
+        o = network(features.collect(FEATURES, s), jnp.zeros((0,), jnp.float32), shared.layers, shape=p.shape)
         scale = self.step_mult * shared.size * jnp.sqrt(jnp.mean(p * p) + 1e-9)
         return -scale * o[0] * jnp.exp(self.exp_mult * o[1]), acc
 

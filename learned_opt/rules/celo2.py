@@ -21,11 +21,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
 from learned_opt import features, fused
 from learned_opt.accumulators import Accumulators
+from learned_opt.errors import InputError
 from learned_opt.network import Layer, PerParameterMLP
 from learned_opt.recurrent import initial_mlp
 from learned_opt.rules import base, celo2_base
@@ -95,7 +97,7 @@ class Celo2:
           adam_mask: which tensors Adam steps: a tree of bool like the parameters, or a function from them to one.
 
         Raises:
-          InputError: theta of another rule, or a number of steps below 1.
+          InputError: theta of another rule, or a number of steps below 1; from `update`, a mask that does not fit.
         """
         base.check_theta(self, theta)
         base.check_num_steps(num_steps, needed=False)
@@ -103,8 +105,7 @@ class Celo2:
         def update(updates: PyTree, state: Any, params: PyTree = None, **extra: Any) -> tuple[PyTree, State]:
             del extra
             base.require_params(params)
-            mask = adam_mask(params) if callable(adam_mask) else adam_mask
-            by_adam = jax.tree.structure(params).flatten_up_to(mask)
+            by_adam = _flags(adam_mask(params) if callable(adam_mask) else adam_mask, params)
             tensor = [self._adam if adam else self._tensor for adam in by_adam]
             steps, acc = base.map_tensors(tensor, network, theta.layers, None, updates, params, state.accumulators)
             return steps, State(acc)
@@ -125,6 +126,15 @@ class Celo2:
         acc = celo2_base.update_accumulators(acc, jnp.clip(g, -CLIP, CLIP))
         m, r = acc.m[0].astype(jnp.float32), acc.r[0].astype(jnp.float32)
         return -self.adam_mult * self.step_mult * m * jax.lax.rsqrt(r + 1e-8), acc
+
+
+def _flags(mask: PyTree, params: PyTree) -> list[bool]:
+    leaves, tree = jax.tree.flatten(mask)
+    if tree != jax.tree.structure(params) or not all(isinstance(x, bool | np.bool_) for x in leaves):
+        raise InputError(
+            f"adam_mask is {mask!r:.200}: expected a tree of True and False like the parameters, or a function to one"
+        )
+    return [bool(x) for x in leaves]
 
 
 def orthogonalise(x: Float[Array, "*batch a b"]) -> Float[Array, "*batch a b"]:

@@ -165,7 +165,7 @@ def network_direction(
     first = Layer(first.w[: features.width(table)], first.b)
     blocks = features.collect(table, features.statistics(acc, g, p))
     axes = tuple(range(p.ndim))[-2:]
-    o = network(blocks, jnp.zeros((0,)), (first, *rest), shape=p.shape, eps=EPS, axes=axes)
+    o = network(blocks, jnp.zeros((0,), jnp.float32), (first, *rest), shape=p.shape, eps=EPS, axes=axes)
     return o[0], acc
 
 

@@ -142,7 +142,7 @@ class CeloAdam:
 def adam(static: None, shared: Shared, own: None, g: Array, p: Array, acc: Accumulators) -> tuple[Array, Accumulators]:
     """One step of Adam for one tensor."""
     decay = lambda beta: jnp.full((1,), beta, jnp.float32)
-    acc = accumulators.update(acc, jnp.clip(g, -CLIP, CLIP), decay(BETA_1), decay(BETA_2), jnp.zeros((0,)))
+    acc = accumulators.update(acc, jnp.clip(g, -CLIP, CLIP), decay(BETA_1), decay(BETA_2), jnp.zeros((0,), jnp.float32))
     m, r = (x.astype(jnp.float32) for x in (*acc.m, *acc.r))
     direction = (m / shared.correction_1) / (jnp.sqrt(r / shared.correction_2 + 1e-10) + EPS)
     return -shared.size * direction, acc

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Int
 
@@ -137,8 +136,8 @@ class MLP:
     def _tensor(
         self, network: PerParameterMLP, shared: Shared, own: None, g: Array, p: Array, acc: Accumulators
     ) -> tuple[Array, Accumulators]:
-        none = jnp.zeros((0,))
-        acc = accumulators.update(acc, g, jnp.asarray(np.array(MOMENTUM_DECAYS, np.float32)), none, none)
+        none = jnp.zeros((0,), jnp.float32)
+        acc = accumulators.update(acc, g, accumulators.fresh(jnp.asarray(MOMENTUM_DECAYS, jnp.float32)), none, none)
         s = features.statistics(acc, g, p)
         o = network(features.collect(FEATURES, s), shared.c, shared.layers, shape=p.shape)
         return -self.step_mult * o[0] * jnp.exp(self.exp_mult * o[1]), acc

@@ -36,7 +36,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from learned_opt import accumulators, features, fused, loss_statistics, recurrent
+from learned_opt import accumulators, features, fused, loss_statistics, moments, recurrent
 from learned_opt.accumulators import Accumulators
 from learned_opt.errors import InputError
 from learned_opt.features import Feature
@@ -235,18 +235,19 @@ def _take_in(
     """One gradient: new accumulators, inputs of the LSTM by published name, ln |p| and ln(parameters), mean of g^2."""
     limit, from_lstm, losses = shared
     g, p = jnp.clip(base.finite(g.astype(jnp.float32)), -limit, limit), p.astype(jnp.float32)
-    decays = jnp.array(DECAYS, jnp.float32)
+    decays = accumulators.fresh(jnp.array(DECAYS, jnp.float32))
     acc = accumulators.update(acc, g, decays, decays, jnp.zeros((0,), jnp.float32))
     log = lambda x: jnp.log(1e-8 + jnp.abs(x))
     clipped = lambda x: jnp.clip(log(x), -5.0, 5.0)
     mean = lambda xs: jnp.sum(jnp.stack([*map(jnp.sum, xs)])) / (len(xs) * max(p.size, 1))
-    var = lambda xs: mean([(x - mean(xs)) ** 2 for x in xs])
+    line = lambda xs: sum(moments.mean_line(x) for x in xs) / len(xs)
+    var = lambda xs: sum(moments.spread(x, line(xs)) for x in xs) / len(xs) if p.size else jnp.zeros(())
     # Bounded away from 0, where the root has no derivative, and from infinity.
-    norm = lambda x: jnp.sqrt(jnp.clip(jnp.sum(x * x), 1e-30, 1e38))
+    norm = lambda x: jnp.sqrt(jnp.clip(jnp.sum(accumulators.fresh(x) ** 2), 1e-30, 1e38))
     m, r = ([x.astype(jnp.float32) for x in xs] for xs in (acc.m, acc.r))
     signed = [f(mean(xs)) for xs in (m, r, [p]) for f in (clipped, jnp.sign)]
     lengths = [np.log(max(n, 1)) - 1.0 for n in (*p.shape, 1, 1, 1, 1)[:4]]
     of_all = [clipped(norm(g)), 1.0 if p.ndim == 0 else -1.0, *signed, clipped(norm(p)), *lengths, *losses]
     numbers = jnp.stack([jnp.asarray(x, jnp.float32) for x in (*of_all, *(clipped(var(xs)) for xs in (m, r, [p])))])
     sizes = jnp.stack([log(norm(p)), jnp.full((), np.log(max(p.size, 1)), jnp.float32)])
-    return acc, jnp.concatenate([from_lstm, from_mlp, numbers]), sizes, mean([g * g])
+    return acc, jnp.concatenate([from_lstm, from_mlp, numbers]), sizes, mean([accumulators.fresh((g, p))[0] ** 2])

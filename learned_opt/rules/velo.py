@@ -30,7 +30,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from learned_opt import accumulators, features, fused, loss_features, recurrent, scheduler
+from learned_opt import accumulators, features, fused, loss_features, moments, recurrent, scheduler
 from learned_opt.accumulators import Accumulators
 from learned_opt.features import Feature
 from learned_opt.loss_features import LossAverages
@@ -203,11 +203,11 @@ class VeLO:
     ) -> tuple[Array, Accumulators]:
         # The decays, in a form that needs s: the accumulators are written after the scheduler read them, and in place.
         decays = (np.array(d, np.float32) for d in (MOMENTUM_DECAYS, RMS_DECAYS, FACTORED_DECAYS))
-        decays = (jnp.clip(own.s, d, d) for d in decays)
+        decays = (jnp.clip(jax.lax.stop_gradient(own.s), d, d) for d in decays)
         g = jnp.clip(g, -CLIP, CLIP)
         acc = accumulators.update(acc, g, *decays)
         s = features.statistics(acc, g, p)
-        o = network(features.collect(FEATURES, s), jnp.zeros((0,)), own.layers, shape=p.shape)
+        o = network(features.collect(FEATURES, s), jnp.zeros((0,), jnp.float32), own.layers, shape=p.shape)
         scale = jnp.sqrt(jnp.mean(p * p) + 1e-9) if own.multiplier is None else own.multiplier
         return -(self.step_mult * own.s * scale) * o[0] * jnp.exp(self.exp_mult * o[1]), acc
 
@@ -237,17 +237,10 @@ def _moments(
     static: None, shared: None, own: None, p: Array, acc: tuple[tuple[Array, ...], tuple[Array, ...]]
 ) -> tuple[Float[Array, " 1"], Float[Array, " 3"], Float[Array, " 3"]]:
     if not p.size:
-        return jnp.zeros((1,)), jnp.zeros((3,)), jnp.zeros((3,))
+        return tuple(jnp.zeros((n,), jnp.float32) for n in (1, 3, 3))
     p, (m, (r,)) = p.astype(jnp.float32), jax.tree.map(lambda x: x.astype(jnp.float32), acc)
     s = jax.lax.rsqrt(jnp.maximum(1e-9, jnp.mean(p * p)))
-    # The mean as an array along one axis: a number would be spread over an array of the size of the tensor.
-    along = lambda x: jnp.mean(x, axis=tuple(range(1, x.ndim)), keepdims=True)
-    means = [jnp.mean(rows) + 0.0 * rows for rows in map(along, m)]
-
-    def spread(x: Array, mean: Array) -> Array:
-        x, mean = accumulators.fresh((x, mean))
-        return jnp.mean(jnp.square(x - mean))
-
-    var_m = jnp.stack([spread(x, mean) for x, mean in zip(m, means, strict=True)])
-    var_r = jnp.stack([spread(r, mean) for mean in means])
+    means = [moments.mean_line(x) for x in m]
+    var_m = jnp.stack([moments.spread(x, mean) for x, mean in zip(m, means, strict=True)])
+    var_r = jnp.stack([moments.spread(r, mean) for mean in means])
     return s * jnp.mean(r)[None], s * s * var_m, s * s * var_r

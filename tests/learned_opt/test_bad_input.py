@@ -77,7 +77,7 @@ def test_a_missing_loss_is_an_error_for_the_rules_that_read_it(rule: Any, theta:
 def test_num_steps_that_is_no_length(rule: Any, theta: Any) -> None:
     with pytest.raises(InputError, match=r"num_steps is 0.*at least 1"):
         rule.transform(theta, num_steps=0)
-    for num_steps in (-1, 2.5, True, "many"):
+    for num_steps in (-1, 2.5, True, "many", np.int64(0), np.array(np.nan), np.array([3, 4])):
         with pytest.raises(InputError, match=r"num_steps is .*at least 1"):
             base.check_num_steps(num_steps, needed=False)
 
@@ -185,3 +185,25 @@ def test_any_tree_of_any_scale_gives_finite_updates(
     assert jax.tree.structure(updates) == jax.tree.structure(params)
     assert [u.shape for u in updates] == shapes
     assert is_finite((updates, state))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.int8], ids=str)
+def test_accumulators_of_a_type_that_cannot_hold_them(dtype: Any) -> None:
+    rule = learned_opt.SmallFC()
+    opt = rule.transform(rule.init(jax.random.key(0)), accumulator_dtype=dtype)
+    with pytest.raises(InputError, match=r"accumulator_dtype is .*expected jnp.float32 or jnp.bfloat16"):
+        opt.init(jnp.ones(3))
+
+
+def test_theta_in_another_kind_of_tree() -> None:
+    rule = learned_opt.SmallFC()
+    with pytest.raises(InputError, match=r"a dict with the same leaves"):
+        base.check_theta(rule, rule.init(jax.random.key(0))._asdict())
+
+
+@pytest.mark.parametrize("mask", [None, {"w": True}, {"w": True, "b": "no"}, {"w": True, "b": None}], ids=repr)
+def test_a_mask_of_celo2_that_does_not_fit(mask: Any) -> None:
+    rule, params = learned_opt.Celo2(), {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
+    opt = rule.transform(rule.init(jax.random.key(0)), adam_mask=mask)
+    with pytest.raises(InputError, match=r"adam_mask is .*expected a tree of True and False"):
+        opt.update(params, opt.init(params), params)

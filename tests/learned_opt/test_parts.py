@@ -20,13 +20,13 @@ from learned_opt.rules import celo2
 def test_stochastic_rounding_is_unbiased_and_exact_where_it_can_be() -> None:
     x = jnp.asarray(np.random.default_rng(0).uniform(1.0, 2.0, 200_000).astype(np.float32))
     for sign in (1.0, -1.0):
-        rounded = accumulators.stochastic_round(sign * x, 0).astype(jnp.float32)
+        rounded = accumulators.stochastic_round(sign * x, jnp.uint32(0)).astype(jnp.float32)
         error = np.asarray(rounded - sign * x, np.float64)
         unit = 2.0**-7  # of bfloat16 between 1 and 2
         assert np.abs(error).max() < unit
         assert abs(error.mean()) < 5 * unit / np.sqrt(6 * error.size)  # variance of the error: unit^2 / 6
     exact = jnp.asarray([0.0, -1.5, 2.0**100, np.inf, -np.inf, np.nan], jnp.float32)
-    np.testing.assert_array_equal(accumulators.stochastic_round(exact, 1).astype(jnp.float32), exact)
+    np.testing.assert_array_equal(accumulators.stochastic_round(exact, jnp.uint32(1)).astype(jnp.float32), exact)
 
 
 def test_bfloat16_accumulators_follow_a_slow_average() -> None:
@@ -119,6 +119,15 @@ def test_chain_is_decoupled_weight_decay_under_a_schedule_and_a_mask() -> None:
         np.testing.assert_allclose(updates["b"], -rate * clipped, rtol=1e-6)
     plain = learned_opt.chain(optax.sgd(0.1)).update(grads, learned_opt.chain(optax.sgd(0.1)).init(params), params)[0]
     np.testing.assert_allclose(plain["b"], -0.4, rtol=1e-6)
+
+
+def test_clipping_counts_a_bad_entry_as_zero() -> None:
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    opt = learned_opt.chain(optax.sgd(1.0), clip_norm=1.0)
+    grads = {"a": jnp.asarray([jnp.nan, 3.0]), "b": jnp.asarray([4.0, 0.0])}
+    updates, _ = opt.update(grads, opt.init(params), params)
+    np.testing.assert_allclose(updates["a"], [0.0, -0.6], rtol=1e-6)
+    np.testing.assert_allclose(updates["b"], [-0.8, 0.0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("bad", [{"weight_decay": -0.1}, {"weight_decay": float("nan")}, {"clip_norm": 0.0}], ids=str)
