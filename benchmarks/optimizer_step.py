@@ -55,7 +55,7 @@ def optimizers(names: list[str], dtype: Any) -> dict[str, optax.GradientTransfor
     """Adam and the rules with weights as they are before meta-training."""
     made = {"adam": optax.with_extra_args_support(optax.adam(1e-3, mu_dtype=dtype))}
     for name in names:
-        rule = rules.make_rule(name)
+        rule: Any = rules.make_rule(name)
         theta = jax.jit(rule.init)(jax.random.key(0))
         made[name] = rule.transform(theta, num_steps=1000, accumulator_dtype=dtype)
     return made

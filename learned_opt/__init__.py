@@ -62,7 +62,12 @@ __all__ = [
 ]
 
 
+_MODULES = ("mup", "network", "rules")
+
+
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"learned_opt.{name}")
     if name in _EXPORTS:
         return getattr(importlib.import_module(_EXPORTS[name]), name)
     raise AttributeError(f"module 'learned_opt' has no attribute {name!r}")

@@ -29,7 +29,8 @@ PyTree = Any
 class Accumulators(NamedTuple):
     """Statistics of one tensor, or of a tree of tensors (then every array stands for such a tree).
 
-    A tensor uses either `row` and `col` or `diag`; the others have shape (decays, 0).
+    A tensor uses either `row` and `col` or `diag`; the others have shape (decays, 1), since checkpoints refuse empty
+    arrays. Without factored statistics all three are ().
     """
 
     m: tuple[PyTree, ...]
@@ -76,20 +77,20 @@ def init(params: PyTree, *, m: int, r: int, factored: int, dtype: Any = jnp.floa
     def factor(p: Any, which: int) -> Array:
         axes = factored_axes(jnp.shape(p))
         if axes is None:
-            return jnp.zeros((factored, 0), jnp.float32)
+            return jnp.zeros((factored, 1), jnp.float32)
         return stacked(jnp.sum(jnp.zeros_like(p, dtype=jnp.float32), axis=axes[which]))
 
     def diag(p: Any) -> Array:
         if factored_axes(jnp.shape(p)) is None:
             return stacked(jnp.zeros_like(p, dtype=jnp.float32))
-        return jnp.zeros((factored, 0), jnp.float32)
+        return jnp.zeros((factored, 1), jnp.float32)
 
     return Accumulators(
         m=tuple(jax.tree.map(zeros, params) for _ in range(m)),
         r=tuple(jax.tree.map(zeros, params) for _ in range(r)),
-        row=jax.tree.map(lambda p: factor(p, 1), params),
-        col=jax.tree.map(lambda p: factor(p, 0), params),
-        diag=jax.tree.map(diag, params),
+        row=jax.tree.map(lambda p: factor(p, 1), params) if factored else (),
+        col=jax.tree.map(lambda p: factor(p, 0), params) if factored else (),
+        diag=jax.tree.map(diag, params) if factored else (),
         t=jax.tree.map(lambda _: jnp.zeros((), jnp.int32), params) if dtype == jnp.bfloat16 else (),
     )
 
@@ -110,7 +111,9 @@ def update(
     factored_decays = jnp.clip(factored_decays, 0.0, 1.0)
     axes = factored_axes(g.shape)
     row, col, diag = acc.row, acc.col, acc.diag
-    if axes is None:
+    if not factored_decays.size:
+        pass
+    elif axes is None:
         diag = _moving_average(diag, (g * g + 1e-30)[None], factored_decays)
     else:
         d1, d0 = axes

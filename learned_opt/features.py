@@ -79,9 +79,10 @@ class Feature(NamedTuple):
 def statistics(acc: Accumulators, g: Float[Array, "*shape"], p: Float[Array, "*shape"]) -> TensorStatistics:
     """Statistics of one tensor from its updated accumulators."""
     axes = accumulators.factored_axes(p.shape)
-    row = col = acc.diag
+    none = jnp.zeros((0,) + (1,) * p.ndim, jnp.float32)
+    row = col = acc.diag if jax.tree.leaves(acc.diag) else none
     factors = tuple((row[i : i + 1],) for i in range(row.shape[0]))
-    if axes is not None:
+    if axes is not None and row.shape[0]:
         d1, d0 = axes
         row, col = jnp.expand_dims(acc.row, 1 + d0), jnp.expand_dims(acc.col, 1 + d1)
         row_factor, col_factor = accumulators.factors(row, col, p.shape)

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import jax
-import optax
 import pytest
 
 from learned_opt import rules
@@ -35,7 +34,8 @@ def test_the_table_of_optimizers_is_true() -> None:
     """Every rule is in it, with the number of weights it has."""
     rows = re.findall(r"^\| \[`(\w+)`\]\(\S+\) \|[^|]*\| ([\d,]+) \|", (ROOT / "docs/optimizers.md").read_text(), re.M)
     made = [rules.make_rule(name) for name in rules.rule_names()]
-    counts = {type(rule).__name__: optax.tree.size(jax.eval_shape(rule.init, jax.random.key(0))) for rule in made}
+    size = lambda rule: sum(x.size for x in jax.tree.leaves(jax.eval_shape(rule.init, jax.random.key(0))))
+    counts = {type(rule).__name__: size(rule) for rule in made}
     assert {name: int(count.replace(",", "")) for name, count in rows} == counts
 
 

@@ -131,10 +131,10 @@ class NNAdam:
     def init(self, key: Array) -> Theta:
         """Weights before meta-training: an LSTM as `hk.LSTM`, controls that change nothing, zero initial state."""
         rest = (self.initial_learning_rate, 1 - self.initial_beta1, 1 - self.initial_beta2, self.initial_epsilon)
-        zeros = jnp.zeros((1, self.units), jnp.float32)
+        zeros = lambda: jnp.zeros((1, self.units), jnp.float32)
         return Theta(
             Hyper(*(jnp.asarray(math.log(x) / 10.0, jnp.float32) for x in rest)),
-            LSTMState(zeros, zeros),
+            LSTMState(zeros(), zeros()),
             recurrent.initial_linear(key, INPUTS + self.units, 4 * self.units),
             Layer(jnp.zeros((self.units, 4), jnp.float32), jnp.zeros((4,), jnp.float32)),
         )

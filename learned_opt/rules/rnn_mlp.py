@@ -135,13 +135,13 @@ class RNNMLP:
     def init(self, key: Array) -> Theta:
         """Weights before meta-training: truncated normal of scale 1/sqrt(inputs), zero biases, zero LSTM state."""
         keys = jax.random.split(key, 6)
-        zeros = jnp.zeros((1, self.units), jnp.float32)
+        zeros = lambda: jnp.zeros((1, self.units), jnp.float32)
         message = lambda key, n: recurrent.initial_linear(key, n, 1).w[:, 0] / np.float32(0.87962566)
         inputs = features.width(FEATURES) + len(features.TIME_SCALES) + 3 + CONTROLS
         return Theta(
             message(keys[0], FROM_LSTM),
             message(keys[1], FROM_MLP),
-            LSTMState(zeros, zeros),
+            LSTMState(zeros(), zeros()),
             recurrent.initial_linear(keys[2], FROM_LSTM + FROM_MLP + STATISTICS + self.units, 4 * self.units),
             recurrent.initial_linear(keys[3], self.units, FROM_LSTM),
             recurrent.initial_linear(keys[4], self.units, CONTROLS),
@@ -240,7 +240,7 @@ def _take_in(
     log = lambda x: jnp.log(1e-8 + jnp.abs(x))
     clipped = lambda x: jnp.clip(log(x), -5.0, 5.0)
     mean = lambda xs: jnp.sum(jnp.stack([*map(jnp.sum, xs)])) / (len(xs) * max(p.size, 1))
-    line = lambda xs: sum(moments.mean_line(x) for x in xs) / len(xs)
+    line = lambda xs: jnp.mean(jnp.stack([moments.mean_line(x) for x in xs]), axis=0)
     var = lambda xs: sum(moments.spread(x, line(xs)) for x in xs) / len(xs) if p.size else jnp.zeros(())
     # Bounded away from 0, where the root has no derivative, and from infinity.
     norm = lambda x: jnp.sqrt(jnp.clip(jnp.sum(accumulators.fresh(x) ** 2), 1e-30, 1e38))

@@ -237,7 +237,8 @@ def _moments(
     static: None, shared: None, own: None, p: Array, acc: tuple[tuple[Array, ...], tuple[Array, ...]]
 ) -> tuple[Float[Array, " 1"], Float[Array, " 3"], Float[Array, " 3"]]:
     if not p.size:
-        return tuple(jnp.zeros((n,), jnp.float32) for n in (1, 3, 3))
+        zeros = jnp.zeros((3,), jnp.float32)
+        return zeros[:1], zeros, zeros
     p, (m, (r,)) = p.astype(jnp.float32), jax.tree.map(lambda x: x.astype(jnp.float32), acc)
     s = jax.lax.rsqrt(jnp.maximum(1e-9, jnp.mean(p * p)))
     means = [moments.mean_line(x) for x in m]

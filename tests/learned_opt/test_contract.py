@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from rule_table import LOSS, RULES, each_rule, gradients, is_finite, moves, parameters
@@ -232,6 +233,36 @@ def test_state_can_be_donated_and_theta_lives_on(rule: Any, theta: Any) -> None:
         state = opt.init(params)
         step(step(state, gradients(params), params), gradients(params), params)
     assert not any(x.is_deleted() for x in jax.tree.leaves(theta))
+
+
+@each_rule
+def test_initial_weights_can_be_donated(rule: Any) -> None:
+    jax.jit(lambda theta: jax.tree.map(lambda x: x + 1, theta), donate_argnums=0)(rule.init(jax.random.key(0)))
+
+
+@each_rule
+def test_checkpoints_take_the_state(rule: Any, theta: Any, tmp_path: Any) -> None:
+    opt, params = learned_opt.chain(rule.transform(theta, num_steps=10), clip_norm=1.0), parameters()
+    state = opt.init(params)
+    assert all(x.size for x in jax.tree.leaves(state))  # Orbax refuses empty arrays
+    if rule.name == "velo":
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(tmp_path / "state", state)
+            checkpointer.wait_until_finished()
+            restored = checkpointer.restore(tmp_path / "state", state)
+        jax.tree.map(np.testing.assert_array_equal, restored, state)
+
+
+@each_rule
+def test_dtypes_of_the_state_stay_under_x64(rule: Any, theta: Any) -> None:
+    with jax.enable_x64(True):
+        params = {"w": np.ones((4, 3)), "b": np.zeros(3), "s": np.float64(1.0)}
+        opt = rule.transform(theta, num_steps=10)
+        state = jax.eval_shape(opt.init, params)
+        update = lambda g, s, p: opt.update(g, s, p, value=np.float64(1.0))
+        updates, new = jax.eval_shape(update, params, state, params)
+    assert jax.tree.map(lambda x: x.dtype, new) == jax.tree.map(lambda x: x.dtype, state)
+    assert {x.dtype for x in jax.tree.leaves(updates)} == {np.dtype(np.float64)}
 
 
 @each_rule

@@ -151,7 +151,7 @@ def check_state(state: Any, final: dict[str, Any]) -> None:
     if acc.r:
         compare(stacked(acc.r), last_to_first(final["rms_rolling"]["rms"]))
     factored = final.get("fac_rolling_features", final.get("fac_rolling"))
-    if factored and jax.tree.leaves(acc.row)[0].shape[0]:
+    if factored and acc.row:
         for ours, theirs in ((acc.row, "v_row"), (acc.col, "v_col"), (acc.diag, "v_diag")):
             compare(ours, last_to_first(factored[theirs]))
     if "lstm_hidden_state" in final:
@@ -166,7 +166,8 @@ def compare(ours: Any, theirs: Any) -> None:
     by_path = lambda tree: dict(jax.tree_util.tree_flatten_with_path(tree)[0])
     found = by_path(ours)
     for path, x in by_path(theirs).items():
-        assert_close(found[path], x)
+        if x.size:  # empty there: a placeholder here
+            assert_close(found[path], x)
 
 
 def assert_close(ours: Any, theirs: np.ndarray) -> None:
