@@ -146,6 +146,26 @@ def factors(
     return jax.lax.rsqrt(jnp.maximum(row, 1e-9)), jax.lax.rsqrt(jnp.maximum(col, 1e-9))
 
 
+class Decays(NamedTuple):
+    """Decays of a rule that has them fixed."""
+
+    m: tuple[float, ...] = ()
+    r: tuple[float, ...] = ()
+    factored: tuple[float, ...] = ()
+
+    def init(self, params: PyTree, dtype: Any) -> Accumulators:
+        """Zero accumulators (`init`)."""
+        return init(params, m=len(self.m), r=len(self.r), factored=len(self.factored), dtype=dtype)
+
+    def arrays(self) -> tuple[Array, Array, Array]:
+        """The decays of m, r and the factored mean squares, float32."""
+        return tuple(fresh(jnp.asarray(np.array(decays, np.float32))) for decays in self)
+
+    def update(self, acc: Accumulators, g: Float[Array, "..."]) -> Accumulators:
+        """Accumulators of one tensor after a gradient (`update`)."""
+        return update(acc, g, *self.arrays())
+
+
 def fresh(x: PyTree) -> PyTree:
     """The same values, which XLA takes for others: what two passes compute from them is not shared but computed twice.
 

@@ -237,6 +237,33 @@ def collect(table: tuple[Feature, ...], s: TensorStatistics) -> tuple[Block, ...
     return tuple(blocks)
 
 
+def per_parameter(eps: float) -> tuple[Feature, ...]:
+    """The 30 channels of VeLO, Celo and Celo2, which differ in `eps`, under the root of the mean square.
+
+    The first `VECTOR` features do not need factored statistics.
+    """
+    return (
+        Feature("gradient", 1, gradient),
+        Feature("clipped gradient", 1, clipped_gradient(0.1)),
+        Feature("parameter", 1, parameter),
+        Feature("momentum", 3, momentum),
+        Feature("mean square", 1, mean_square),
+        Feature("momentum / rms", 3, momentum_over_rms(eps)),
+        Feature("1 / rms", 1, rsqrt_mean_square(eps)),
+        Feature("factored gradient", 3, factored_gradient),
+        Feature("gradient / rms", 1, gradient_over_rms(eps)),
+        Feature("row", 3, rows),
+        Feature("column", 3, cols),
+        Feature("1 / sqrt row", 3, rsqrt_rows(1e-8)),
+        Feature("1 / sqrt column", 3, rsqrt_cols(1e-8)),
+        Feature("factored momentum", 3, factored_momentum(0.0)),
+    )
+
+
+VECTOR = 9
+"""Features of `per_parameter` that vectors have in Celo2."""
+
+
 def channels(block: Block) -> int:
     """Number of channels of a block."""
     return max(array.shape[0] for array in block.arrays)

@@ -1,8 +1,9 @@
 """What every rule shares: the interface, the checks, and the walk over the tensors of a tree."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, partial
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -36,24 +37,20 @@ class Rule(Protocol):
         ...
 
 
-def require_integer(name: str, value: Any, least: int) -> None:
-    """Check a setting of a rule: a whole number, at least `least`.
+def check_settings(rule: Any, *, integers: Mapping[str, int] = MappingProxyType({}), finite: tuple[str, ...]) -> None:
+    """Check settings of a rule: whole numbers, each with the least it may be, and finite numbers.
 
     Raises:
-      InputError: it is not.
+      InputError: naming the setting, its value and what was expected.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"setting {name} is {value!r}: expected a whole number, at least {least}")
-
-
-def require_finite(name: str, value: Any) -> None:
-    """Check a setting of a rule: a finite number.
-
-    Raises:
-      InputError: it is not.
-    """
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
-        raise InputError(f"setting {name} is {value!r}: expected a finite number")
+    for name, least in integers.items():
+        value = getattr(rule, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise InputError(f"setting {name} is {value!r}: expected a whole number, at least {least}")
+    for name in finite:
+        value = getattr(rule, name)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            raise InputError(f"setting {name} is {value!r}: expected a finite number")
 
 
 def check_theta(rule: Rule, theta: Any) -> None:

@@ -26,18 +26,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Int
 
-from learned_opt import accumulators, features, fused, loss_features, recurrent, scheduler
+from learned_opt import features, fused, loss_features, recurrent, scheduler
 from learned_opt.accumulators import Accumulators
 from learned_opt.errors import InputError
 from learned_opt.loss_features import LossAverages
 from learned_opt.network import EXACT, Layer, PerParameterMLP
 from learned_opt.recurrent import LSTMState
 from learned_opt.rules import base
-from learned_opt.rules.velo import CLIP, FACTORED_DECAYS, FEATURES, MOMENTUM_DECAYS, RMS_DECAYS
+from learned_opt.rules.velo import CLIP, DECAYS, FEATURES
 from learned_opt.scheduler import Scheduler
 
 PyTree = Any
@@ -101,11 +100,8 @@ class Celo:
         Raises:
           InputError: naming the setting, its value and what was expected.
         """
-        for name in ("lstm_units", "bank", "hidden"):
-            base.require_integer(name, getattr(self, name), 1)
-        base.require_integer("hidden_layers", self.hidden_layers, 0)
-        for name in ("step_mult", "exp_mult"):
-            base.require_finite(name, getattr(self, name))
+        integers = {"lstm_units": 1, "bank": 1, "hidden": 1, "hidden_layers": 0}
+        base.check_settings(self, integers=integers, finite=("step_mult", "exp_mult"))
         if self.phase not in (1, 2):
             raise InputError(f"setting phase is {self.phase!r}: expected 1 or 2")
 
@@ -148,8 +144,7 @@ class Celo:
 
         def init(params: PyTree) -> State:
             base.check_params(params)
-            counts = {"m": len(MOMENTUM_DECAYS), "r": len(RMS_DECAYS), "factored": len(FACTORED_DECAYS)}
-            acc = accumulators.init(params, **counts, dtype=accumulator_dtype)
+            acc = DECAYS.init(params, accumulator_dtype)
             lstm = recurrent.tiled(theta.scheduler.initial, 1)
             return base.unshared(State(jnp.zeros((), jnp.int32), acc, lstm, loss_features.init()), theta)
 
@@ -173,9 +168,9 @@ class Celo:
     def _tensor(
         self, network: PerParameterMLP, shared: Shared, own: None, g: Array, p: Array, acc: Accumulators
     ) -> tuple[Array, Accumulators]:
-        decays = (np.array(d, np.float32) for d in (MOMENTUM_DECAYS, RMS_DECAYS, FACTORED_DECAYS))
-        acc = accumulators.update(acc, jnp.clip(g, -CLIP, CLIP), *map(jnp.asarray, decays))
-        s = features.statistics(acc, jnp.clip(g, -CLIP, CLIP), p)
+        g = jnp.clip(g, -CLIP, CLIP)
+        acc = DECAYS.update(acc, g)
+        s = features.statistics(acc, g, p)
         o = network(features.collect(FEATURES, s), jnp.zeros((0,), jnp.float32), shared.layers, shape=p.shape)
         scale = self.step_mult * shared.size * jnp.sqrt(jnp.mean(p * p) + 1e-9)
         return -scale * o[0] * jnp.exp(self.exp_mult * o[1]), acc

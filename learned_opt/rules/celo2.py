@@ -64,10 +64,7 @@ class Celo2:
         Raises:
           InputError: naming the setting, its value and what was expected.
         """
-        base.require_integer("hidden", self.hidden, 1)
-        base.require_integer("hidden_layers", self.hidden_layers, 0)
-        base.require_finite("step_mult", self.step_mult)
-        base.require_finite("adam_mult", self.adam_mult)
+        base.check_settings(self, integers={"hidden": 1, "hidden_layers": 0}, finite=("step_mult", "adam_mult"))
 
     @property
     def name(self) -> str:
@@ -123,7 +120,7 @@ class Celo2:
     def _adam(
         self, network: PerParameterMLP, layers: tuple[Layer, ...], own: None, g: Array, p: Array, acc: Accumulators
     ) -> tuple[Array, Accumulators]:
-        acc = celo2_base.update_accumulators(acc, jnp.clip(g, -CLIP, CLIP))
+        acc = celo2_base.DECAYS.update(acc, jnp.clip(g, -CLIP, CLIP))
         m, r = acc.m[0].astype(jnp.float32), acc.r[0].astype(jnp.float32)
         return -self.adam_mult * self.step_mult * m * jax.lax.rsqrt(r + 1e-8), acc
 

@@ -20,41 +20,20 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from learned_opt import accumulators, features, fused
-from learned_opt.accumulators import Accumulators
-from learned_opt.features import Feature
+from learned_opt import features, fused
+from learned_opt.accumulators import Accumulators, Decays
 from learned_opt.network import Layer, PerParameterMLP
 from learned_opt.recurrent import initial_mlp
 from learned_opt.rules import base
 
 PyTree = Any
 
-VECTOR_FEATURES = (
-    Feature("gradient", 1, features.gradient),
-    Feature("clipped gradient", 1, features.clipped_gradient(0.1)),
-    Feature("parameter", 1, features.parameter),
-    Feature("momentum", 3, features.momentum),
-    Feature("mean square", 1, features.mean_square),
-    Feature("momentum / rms", 3, features.momentum_over_rms(1e-8)),
-    Feature("1 / rms", 1, features.rsqrt_mean_square(1e-8)),
-    Feature("factored gradient", 3, features.factored_gradient),
-    Feature("gradient / rms", 1, features.gradient_over_rms(1e-8)),
-)
-FEATURES = (
-    *VECTOR_FEATURES,
-    Feature("row", 3, features.rows),
-    Feature("column", 3, features.cols),
-    Feature("1 / sqrt row", 3, features.rsqrt_rows(1e-8)),
-    Feature("1 / sqrt column", 3, features.rsqrt_cols(1e-8)),
-    Feature("factored momentum", 3, features.factored_momentum(0.0)),
-)
-MOMENTUM_DECAYS = (0.9, 0.99, 0.999)
-RMS_DECAYS = (0.95,)
-FACTORED_DECAYS = (0.9, 0.99, 0.999)
+FEATURES = features.per_parameter(1e-8)
+VECTOR_FEATURES = FEATURES[: features.VECTOR]
+DECAYS = Decays(m=(0.9, 0.99, 0.999), r=(0.95,), factored=(0.9, 0.99, 0.999))
 CLIP = 1000.0
 EPS = 1e-9
 
@@ -89,9 +68,7 @@ class Celo2Base:
         Raises:
           InputError: naming the setting, its value and what was expected.
         """
-        base.require_integer("hidden", self.hidden, 1)
-        base.require_integer("hidden_layers", self.hidden_layers, 0)
-        base.require_finite("step_mult", self.step_mult)
+        base.check_settings(self, integers={"hidden": 1, "hidden_layers": 0}, finite=("step_mult",))
 
     @property
     def name(self) -> str:
@@ -144,14 +121,7 @@ class Celo2Base:
 def init(params: PyTree, dtype: Any) -> State:
     """State before the first update."""
     base.check_params(params)
-    counts = {"m": len(MOMENTUM_DECAYS), "r": len(RMS_DECAYS), "factored": len(FACTORED_DECAYS)}
-    return State(accumulators.init(params, **counts, dtype=dtype))
-
-
-def update_accumulators(acc: Accumulators, g: Float[Array, "*shape"]) -> Accumulators:
-    """Accumulators of one tensor after a gradient."""
-    decays = (np.array(d, np.float32) for d in (MOMENTUM_DECAYS, RMS_DECAYS, FACTORED_DECAYS))
-    return accumulators.update(acc, g, *map(jnp.asarray, decays))
+    return State(DECAYS.init(params, dtype))
 
 
 def network_direction(
@@ -159,7 +129,7 @@ def network_direction(
 ) -> tuple[Array, Accumulators]:
     """o_0 of one tensor, and its accumulators."""
     g = jnp.clip(g, -CLIP, CLIP)
-    acc = update_accumulators(acc, g)
+    acc = DECAYS.update(acc, g)
     table = FEATURES if p.ndim >= 2 else VECTOR_FEATURES
     first, *rest = layers
     first = Layer(first.w[: features.width(table)], first.b)

@@ -81,8 +81,7 @@ class CeloAdam:
         Raises:
           InputError: naming the setting, its value and what was expected.
         """
-        base.require_integer("lstm_units", self.lstm_units, 1)
-        base.require_finite("step_mult", self.step_mult)
+        base.check_settings(self, integers={"lstm_units": 1}, finite=("step_mult",))
 
     @property
     def name(self) -> str:

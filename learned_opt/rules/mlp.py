@@ -22,8 +22,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from learned_opt import accumulators, features, fused
-from learned_opt.accumulators import Accumulators
+from learned_opt import features, fused
+from learned_opt.accumulators import Accumulators, Decays
 from learned_opt.features import Feature
 from learned_opt.network import Layer, PerParameterMLP
 from learned_opt.recurrent import initial_mlp
@@ -36,7 +36,7 @@ FEATURES = (
     Feature("parameter", 1, features.parameter),
     Feature("momentum", 6, features.momentum),
 )
-MOMENTUM_DECAYS = (0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
+DECAYS = Decays(m=(0.1, 0.5, 0.9, 0.99, 0.999, 0.9999))
 
 
 class Theta(NamedTuple):
@@ -82,10 +82,7 @@ class MLP:
         Raises:
           InputError: naming the setting, its value and what was expected.
         """
-        base.require_integer("hidden", self.hidden, 1)
-        base.require_integer("hidden_layers", self.hidden_layers, 0)
-        base.require_finite("step_mult", self.step_mult)
-        base.require_finite("exp_mult", self.exp_mult)
+        base.check_settings(self, integers={"hidden": 1, "hidden_layers": 0}, finite=("step_mult", "exp_mult"))
 
     @property
     def name(self) -> str:
@@ -121,8 +118,7 @@ class MLP:
 
         def init(params: PyTree) -> State:
             base.check_params(params)
-            acc = accumulators.init(params, m=len(MOMENTUM_DECAYS), r=0, factored=0, dtype=accumulator_dtype)
-            return State(jnp.zeros((), jnp.int32), acc)
+            return State(jnp.zeros((), jnp.int32), DECAYS.init(params, accumulator_dtype))
 
         def update(updates: PyTree, state: Any, params: PyTree = None, **extra: Any) -> tuple[PyTree, State]:
             del extra
@@ -136,8 +132,7 @@ class MLP:
     def _tensor(
         self, network: PerParameterMLP, shared: Shared, own: None, g: Array, p: Array, acc: Accumulators
     ) -> tuple[Array, Accumulators]:
-        none = jnp.zeros((0,), jnp.float32)
-        acc = accumulators.update(acc, g, accumulators.fresh(jnp.asarray(MOMENTUM_DECAYS, jnp.float32)), none, none)
+        acc = DECAYS.update(acc, g)
         s = features.statistics(acc, g, p)
         o = network(features.collect(FEATURES, s), shared.c, shared.layers, shape=p.shape)
         return -self.step_mult * o[0] * jnp.exp(self.exp_mult * o[1]), acc

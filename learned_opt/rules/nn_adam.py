@@ -112,14 +112,12 @@ class NNAdam:
         Raises:
           InputError: naming the setting, its value and what was expected.
         """
-        base.require_integer("units", self.units, 1)
-        base.require_finite("control_mult", self.control_mult)
+        initial = ("initial_learning_rate", "initial_epsilon", "initial_beta1", "initial_beta2")
+        base.check_settings(self, integers={"units": 1}, finite=("control_mult", *initial))
         for name in ("initial_learning_rate", "initial_epsilon"):
-            base.require_finite(name, getattr(self, name))
             if getattr(self, name) <= 0:
                 raise InputError(f"setting {name} is {getattr(self, name)!r}: expected a positive number")
         for name in ("initial_beta1", "initial_beta2"):
-            base.require_finite(name, getattr(self, name))
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"setting {name} is {getattr(self, name)!r}: expected a number in [0, 1)")
 

@@ -120,10 +120,8 @@ class RNNMLP:
         Raises:
           InputError: naming the setting, its value and what was expected.
         """
-        for name, least in (("units", 1), ("hidden", 1), ("hidden_layers", 0)):
-            base.require_integer(name, getattr(self, name), least)
-        for name in ("step_mult", "exp_mult", "loss_epsilon"):
-            base.require_finite(name, getattr(self, name))
+        integers = {"units": 1, "hidden": 1, "hidden_layers": 0}
+        base.check_settings(self, integers=integers, finite=("step_mult", "exp_mult", "loss_epsilon"))
         if self.loss_epsilon < 1e-30:
             raise InputError(f"setting loss_epsilon is {self.loss_epsilon!r}: expected a number of at least 1e-30")
 

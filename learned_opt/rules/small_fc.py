@@ -108,10 +108,7 @@ class SmallFC:
         Raises:
           InputError: naming the setting, its value and what was expected.
         """
-        base.require_integer("hidden", self.hidden, 1)
-        base.require_integer("hidden_layers", self.hidden_layers, 0)
-        base.require_finite("step_mult", self.step_mult)
-        base.require_finite("exp_mult", self.exp_mult)
+        base.check_settings(self, integers={"hidden": 1, "hidden_layers": 0}, finite=("step_mult", "exp_mult"))
 
     @property
     def name(self) -> str:

@@ -31,8 +31,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from learned_opt import accumulators, features, fused, loss_features, moments, recurrent, scheduler
-from learned_opt.accumulators import Accumulators
-from learned_opt.features import Feature
+from learned_opt.accumulators import Accumulators, Decays
 from learned_opt.loss_features import LossAverages
 from learned_opt.network import EXACT, Layer, PerParameterMLP
 from learned_opt.recurrent import LSTMState
@@ -41,25 +40,8 @@ from learned_opt.scheduler import Scheduler
 
 PyTree = Any
 
-FEATURES = (
-    Feature("gradient", 1, features.gradient),
-    Feature("clipped gradient", 1, features.clipped_gradient(0.1)),
-    Feature("parameter", 1, features.parameter),
-    Feature("momentum", 3, features.momentum),
-    Feature("mean square", 1, features.mean_square),
-    Feature("momentum / rms", 3, features.momentum_over_rms(1e-6)),
-    Feature("1 / rms", 1, features.rsqrt_mean_square(1e-6)),
-    Feature("factored gradient", 3, features.factored_gradient),
-    Feature("gradient / rms", 1, features.gradient_over_rms(1e-6)),
-    Feature("row", 3, features.rows),
-    Feature("column", 3, features.cols),
-    Feature("1 / sqrt row", 3, features.rsqrt_rows(1e-8)),
-    Feature("1 / sqrt column", 3, features.rsqrt_cols(1e-8)),
-    Feature("factored momentum", 3, features.factored_momentum(0.0)),
-)
-MOMENTUM_DECAYS = (0.9, 0.99, 0.999)
-RMS_DECAYS = (0.999,)
-FACTORED_DECAYS = (0.9, 0.99, 0.999)
+FEATURES = features.per_parameter(1e-6)
+DECAYS = Decays(m=(0.9, 0.99, 0.999), r=(0.999,), factored=(0.9, 0.99, 0.999))
 CLIP = 1000.0
 INPUTS = 30
 """Width of X."""
@@ -122,11 +104,8 @@ class VeLO:
         Raises:
           InputError: naming the setting, its value and what was expected.
         """
-        for name in ("lstm_units", "bank", "hidden"):
-            base.require_integer(name, getattr(self, name), 1)
-        base.require_integer("hidden_layers", self.hidden_layers, 0)
-        for name in ("ff_mult", "step_mult", "exp_mult"):
-            base.require_finite(name, getattr(self, name))
+        integers = {"lstm_units": 1, "bank": 1, "hidden": 1, "hidden_layers": 0}
+        base.check_settings(self, integers=integers, finite=("ff_mult", "step_mult", "exp_mult"))
 
     @property
     def name(self) -> str:
@@ -170,8 +149,7 @@ class VeLO:
 
         def init(params: PyTree) -> State:
             base.check_params(params)
-            counts = {"m": len(MOMENTUM_DECAYS), "r": len(RMS_DECAYS), "factored": len(FACTORED_DECAYS)}
-            acc = accumulators.init(params, **counts, dtype=accumulator_dtype)
+            acc = DECAYS.init(params, accumulator_dtype)
             lstm = recurrent.tiled(theta.scheduler.initial, len(jax.tree.leaves(params)))
             return base.unshared(State(jnp.zeros((), jnp.int32), acc, lstm, loss_features.init()), theta)
 
@@ -202,8 +180,7 @@ class VeLO:
         self, network: PerParameterMLP, shared: None, own: Own, g: Array, p: Array, acc: Accumulators
     ) -> tuple[Array, Accumulators]:
         # The decays, in a form that needs s: the accumulators are written after the scheduler read them, and in place.
-        decays = (np.array(d, np.float32) for d in (MOMENTUM_DECAYS, RMS_DECAYS, FACTORED_DECAYS))
-        decays = (jnp.clip(jax.lax.stop_gradient(own.s), d, d) for d in decays)
+        decays = (jnp.clip(jax.lax.stop_gradient(own.s), d, d) for d in DECAYS.arrays())
         g = jnp.clip(g, -CLIP, CLIP)
         acc = accumulators.update(acc, g, *decays)
         s = features.statistics(acc, g, p)
