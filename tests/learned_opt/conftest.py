@@ -8,7 +8,7 @@ import pytest
 from rule_table import RULES, weights
 
 
-@pytest.fixture(autouse=True, scope="package")
+@pytest.fixture(autouse=True, scope="module")
 def quick_compilation() -> Iterator[None]:
     """Halves the time of a compilation."""
     jax.config.update("jax_disable_most_optimizations", True)
