@@ -28,10 +28,10 @@ def import_arrays(name: str, splits: Mapping[str, Arrays], data_dir: str | os.Pa
     Args:
       name: what `tasks.data.load` will know it by: lower case letters, digits and underscores. The name of a
         TFDS set is allowed and stands for that set where TFDS itself has not prepared it.
-      splits: {split: {field: array of shape (N, ...)}}, N >= 1, numbers and booleans. A split's arrays share
-        N; the splits share their fields and each field's type and shape per example. Order, types and values
-        are kept, except that a field "label" of non-negative integers, one per example, becomes a ClassLabel
-        (int64).
+      splits: {split: {field: array of shape (N, ...)}}, N >= 1, numbers and booleans, or one field of texts, a
+        bytes array of shape (N,). A split's arrays share N; the splits share their fields and each field's type
+        and shape per example. Order, types and values are kept, except that a field "label" of non-negative
+        integers, one per example, becomes a ClassLabel (int64).
       data_dir: default TFDS_DATA_DIR, else ~/tensorflow_datasets, as TFDS does.
 
     Importing the same arrays again changes nothing. Safe when several processes do it at once, and when one
@@ -79,6 +79,8 @@ def _prepare(name: str, splits: Mapping[str, Arrays], root: Path, file_format: s
         arrays = [fields[field] for fields in splits.values()]
         if field == "label" and all(a.ndim == 1 and a.dtype.kind in "iu" and a.min() >= 0 for a in arrays):
             return tfds.features.ClassLabel(num_classes=1 + max(int(a.max()) for a in arrays))
+        if arrays[0].dtype.kind == "S":
+            return tfds.features.Text()
         shape, dtype = arrays[0].shape[1:], arrays[0].dtype
         return tfds.features.Tensor(shape=shape, dtype=dtype, encoding=tfds.features.Encoding.BYTES)
 
@@ -127,10 +129,13 @@ def _check(name: str, splits: Mapping[str, Arrays]) -> None:
         for field, array in arrays.items():
             where = f"data set {name!r}: field {field!r} of split {split!r}"
             found = f"{array.dtype} of shape {array.shape}"
-            if array.dtype.kind not in "biuf" or array.ndim == 0:
-                raise InputError(f"{where} is {found}, expected numbers of shape (N, ...)")
+            is_text = array.dtype.kind == "S" and array.ndim == 1 and len(arrays) == 1
+            if (array.dtype.kind not in "biuf" and not is_text) or array.ndim == 0:
+                raise InputError(f"{where} is {found}, expected numbers of shape (N, ...), or bytes alone")
             if array.shape[0] != (count := max(1, _length(arrays))):
                 raise InputError(f"{where} is {found}, expected {count} examples as in the first field")
+            if is_text and first[field].dtype.kind == "S":
+                continue  # its type is the length of its longest text
             if (array.dtype, array.shape[1:]) != (first[field].dtype, first[field].shape[1:]):
                 expected = f"{first[field].dtype} of shape (N, ...) = {first[field].shape}"
                 raise InputError(f"{where} is {found}, expected {expected} as in the first split")
@@ -138,6 +143,8 @@ def _check(name: str, splits: Mapping[str, Arrays]) -> None:
 
 def _equal(left: Mapping[str, Arrays], right: Mapping[str, Arrays]) -> bool:
     def same(a: np.ndarray, b: np.ndarray) -> bool:
+        if b.dtype.kind == "S":
+            return a.tolist() == b.tolist()
         return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
 
     if left.keys() != right.keys() or any(left[s].keys() != right[s].keys() for s in left):

@@ -18,6 +18,14 @@ def log_uniform_int(key: Key[Array, ""], low: int, high: int) -> int:
     return min(high, math.floor(low * ((high + 1) / low) ** share))
 
 
+def layer_widths(
+    key_depth: Key[Array, ""], key_width: Key[Array, ""], depth: tuple[int, int], width: tuple[int, int]
+) -> tuple[int, ...]:
+    """The widths of hidden layers: their number, then each width by itself, from `log_uniform_int`; on the host."""
+    layers = log_uniform_int(key_depth, *depth)
+    return tuple(log_uniform_int(jax.random.fold_in(key_width, i), *width) for i in range(layers))
+
+
 def power_of_two(key: Key[Array, ""], low: int, high: int) -> int:
     """A power of two in [low, high], both powers of two, each equally likely; on the host."""
     return 2 ** int(jax.random.randint(key, (), low.bit_length() - 1, high.bit_length()))

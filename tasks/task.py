@@ -1,6 +1,7 @@
 """The two interfaces of this package: a task to be optimized, and a family that tasks are drawn from."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Key
@@ -83,3 +84,16 @@ class TaskFamily(Protocol):
         `Task.init` draws from, so that one compiled program covers it.
         """
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class OneTask:
+    """The distribution of a single task."""
+
+    name: str
+    task: Task
+
+    def sample(self, key: Key[Array, ""]) -> Task:
+        """The task, whatever the key."""
+        del key
+        return self.task

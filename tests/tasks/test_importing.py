@@ -55,6 +55,21 @@ def test_parquet_cannot_cut_a_short_split_into_as_many_shards(tmp_path, monkeypa
         import_arrays("mine", {"train": {"x": np.zeros(230)}, "valid": {"x": np.zeros(2)}}, tmp_path)
 
 
+@pytest.mark.parametrize("file_format", ["array_record", "parquet"])
+def test_texts_come_back(tmp_path, monkeypatch, file_format):
+    if file_format == "parquet":
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    splits = {"train": {"text": np.array([b"one\n", b"", b"\xff three"])}, "valid": {"text": np.array([b"a" * 100])}}
+    folder = import_arrays("mine", splits, tmp_path)
+    stored = read("mine", tmp_path)
+    assert {s: a["text"].tolist() for s, a in stored.splits.items()} == {
+        s: a["text"].tolist() for s, a in splits.items()
+    }
+    assert stored.classes is None and import_arrays("mine", splits, tmp_path) == folder
+    with pytest.raises(InputError, match="holds other arrays"):
+        import_arrays("mine", {**splits, "valid": {"text": np.array([b"a"])}}, tmp_path)
+
+
 def test_importing_again_is_free_and_other_arrays_are_refused(tmp_path):
     splits = {"train": {"x": np.array([1.0, np.nan])}}
     folder = import_arrays("mine", splits, tmp_path)
@@ -82,6 +97,12 @@ def test_importing_again_is_free_and_other_arrays_are_refused(tmp_path):
         ("mine", {"train": {"x": np.zeros((0, 2))}}, "expected 1 examples"),
         ("mine", {"train": {"x": np.zeros(())}}, "expected numbers"),
         ("mine", {"train": {"x": np.array(["a"])}}, "expected numbers"),
+        (
+            "mine",
+            {"train": {"x": np.array([b"a"]), "y": np.zeros(1)}},
+            "field 'x' .* or bytes alone$",
+        ),
+        ("mine", {"train": {"x": np.array([b"a"])}, "valid": {"x": np.zeros(1)}}, r"float64 .*expected \|S1 of shape"),
         ("mine", {"train": {"x": np.array([None])}}, "expected numbers"),
         (
             "mine",

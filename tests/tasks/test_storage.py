@@ -42,8 +42,9 @@ def test_a_set_that_is_not_prepared_and_no_network(name, tmp_path, no_network, c
         load(name, tmp_path)
     assert time.perf_counter() - start < 1
     message = str(caught.value)
-    assert message.startswith(f"data set '{name}' is not prepared in {tmp_path}: run `tfds build {name} ")
-    assert f"--file_format=array_record --data_dir={tmp_path}`" in message and "TFDS_DATA_DIR" in message
+    command = f"learned-opt tasks prepare {name} "
+    assert message.startswith(f"data set '{name}' is not prepared in {tmp_path}: run `{command}")
+    assert f" --data-dir {tmp_path}` where there is a network" in message and "TFDS_DATA_DIR" in message
     assert "\n" not in message
     assert no_network == []
     assert capfd.readouterr() == ("", "") and caplog.records == []
@@ -98,15 +99,15 @@ def test_the_newest_version_is_read_unless_another_is_named(tmp_path, tfds):
     assert read("mine:1.0.0", tmp_path).splits["train"]["x"].tolist() == [0, 0]
 
 
-def test_images_of_a_stock_layout_are_decoded_without_tensorflow(tmp_path, tfds):
-    image = pytest.importorskip("PIL.Image")
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 3, 3), dtype=np.uint8)
+def png(array):
+    buffer = io.BytesIO()
+    pytest.importorskip("PIL.Image").fromarray(array).save(buffer, "png")
+    buffer.seek(0)
+    return buffer
 
-    def png(array):
-        buffer = io.BytesIO()
-        image.fromarray(array).save(buffer, "png")
-        buffer.seek(0)
-        return buffer
+
+def test_images_of_a_stock_layout_are_decoded_without_tensorflow(tmp_path, tfds):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 3, 3), dtype=np.uint8)
 
     class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         name = "stock_like"
@@ -135,6 +136,65 @@ def test_images_of_a_stock_layout_are_decoded_without_tensorflow(tmp_path, tfds)
     assert set(prepared.splits["train"]) == {"image", "label"}  # text and boxes have no fixed shape
     read_back = {a.tobytes() for a in prepared.splits["train"]["image"]}
     assert read_back == {a.tobytes() for a in pixels}
+
+
+def prepare_stock(tfds, stock, folder, splits):
+    """Write examples as TFDS would prepare its own set `stock`: its features, its version, without its source."""
+    known = tfds.builder(stock)
+
+    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        name = known.name
+        VERSION = known.version
+        BUILDER_CONFIGS = [known.builder_config] if known.builder_config else []
+
+        def _info(self):
+            return tfds.core.DatasetInfo(builder=self, features=known.info.features)
+
+        def _split_generators(self, dl_manager):
+            return {split: self._generate_examples(examples) for split, examples in splits.items()}
+
+        def _generate_examples(self, examples):
+            yield from enumerate(examples)
+
+    config = tfds.download.DownloadConfig(try_download_gcs=False)
+    Builder(data_dir=folder, file_format="array_record").download_and_prepare(download_config=config)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "classes"),
+    [
+        ("mnist", (28, 28, 1), 10),
+        ("fashion_mnist", (28, 28, 1), 10),
+        ("cifar10", (32, 32, 3), 10),
+        ("cifar100", (32, 32, 3), 100),
+        ("svhn_cropped", (32, 32, 3), 10),
+        ("imagenet_resized/32x32", (32, 32, 3), 1000),
+    ],
+)
+def test_stock_images_are_loaded_by_their_name(tmp_path, tfds, no_network, name, shape, classes):
+    pixels = np.random.default_rng(0).integers(0, 256, (7, *shape), dtype=np.uint8)
+    features = tfds.builder(name).info.features
+    extra = {f: "train_1" if f == "id" else 0 for f in features if f not in ("image", "label")}
+    examples = [{**extra, "image": png(p.squeeze()), "label": i} for i, p in enumerate(pixels)]
+    prepare_stock(tfds, name, tmp_path, {"train": examples[:5], "test": examples[5:]})
+    loaded = load(name, tmp_path)
+    assert loaded.classes == classes and no_network == []
+    for split, rows in ((loaded.train, range(5)), (loaded.valid, range(5, 7))):
+        labels = np.asarray(split.fields["label"])
+        assert sorted(labels) == list(rows) and split.fields.keys() >= {"image", "label"}
+        np.testing.assert_allclose(split.fields["image"], pixels[labels] / 255.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["tiny_shakespeare", "lm1b", "imdb_reviews"])
+def test_stock_texts_become_tokens_by_their_name(tmp_path, tfds, no_network, name):
+    extra = {"label": 0} if name == "imdb_reviews" else {}
+    texts = {"train": ["To be", "or not\0"], "test": ["naïve"]}
+    splits = {split: [{**extra, "text": text} for text in part] for split, part in texts.items()}
+    prepare_stock(tfds, name, tmp_path, splits)
+    loaded = load(name, tmp_path)
+    train, valid = (bytes(np.asarray(s.fields["token"], np.uint8)) for s in (loaded.train, loaded.valid))
+    assert train in (b"To be\nor not\0", b"or not\0\nTo be") and valid == b"na??ve"
+    assert loaded.classes == 128 and loaded.train.fields.keys() == {"token"} and no_network == []
 
 
 @pytest.fixture

@@ -6,22 +6,17 @@ import jax
 import pytest
 
 from tasks import suites
-from tasks.errors import InputError
+from tasks.errors import DataUnavailable, InputError
 from tasks.families.image_mlp import ImageMLP
 
 
 def test_the_digits_suite():
     seen, unseen = suites.suite("digits")
     assert (seen.name, unseen.name) == ("digits_mlp_32", "digits_mlp_96x96x96_tanh")
-    assert isinstance(seen, ImageMLP) and isinstance(unseen, ImageMLP)
-    assert (seen.widths, seen.activation, seen.initial_scale, seen.batch_size) == (
-        (32,),
-        "relu",
-        (1.0, 1.0),
-        128,
-    )
-    assert (unseen.widths, unseen.activation, unseen.batch_size) == ((96, 96, 96), "tanh", 128)
-    assert seen.data.train.fields["image"] is unseen.data.train.fields["image"]  # read once, held once
+    assert (seen.model, seen.initial_scale, seen.batch_size) == (ImageMLP((32,), "relu", 10), (1.0, 1.0), 128)
+    assert (unseen.model, unseen.batch_size) == (ImageMLP((96, 96, 96), "tanh", 10), 128)
+    images = [task.source.data.train.fields["image"] for task in (seen, unseen)]
+    assert images[0] is images[1]  # read once, held once
 
 
 def test_the_first_task_of_the_suite_is_the_one_trained_on():
@@ -35,9 +30,21 @@ def test_builders_and_descriptions_cover_each_other_and_the_names_of_tasks_are_t
     assert suites.describe_families().keys() == suites.FAMILIES.keys()
     for lines in (suites.describe_tasks(), suites.describe_suites(), suites.describe_families()):
         assert all(line and "\n" not in line for line in lines.values())
-    assert {name: build().name for name, build in suites.TASKS.items()} == {name: name for name in suites.TASKS}
-    assert {name: build().name for name, build in suites.FAMILIES.items()} == {n: n for n in suites.FAMILIES}
-    assert all(len({task.name for task in build()}) == len(build()) for build in suites.SUITES.values())
+    for entries, need_data in ((suites.TASKS, 25), (suites.FAMILIES, 2), (suites.SUITES, 2)):
+        built = {name: made for name, build in entries.items() if (made := attempt(build)) is not None}
+        assert len(built) >= len(entries) - need_data
+        for name, made in built.items():
+            members = [task.name for task in made] if entries is suites.SUITES else [made.name]
+            assert len(set(members)) == len(members)
+            assert entries is suites.SUITES or members == [name]
+
+
+def attempt(build):
+    """What is built; None where it needs data that must be prepared by hand."""
+    try:
+        return build()
+    except DataUnavailable:
+        return None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,62 @@
+"""Our own training distribution: small tasks of eleven families, on embedded data, augmented as VeLO's."""
+
+from dataclasses import replace
+
+from tasks.augmentations import AugmentedFamily
+from tasks.catalogue.entries import Catalogue, FamilyEntry, Library
+from tasks.families.autoencoder import Autoencoders
+from tasks.families.image_conv import ImageConvs
+from tasks.families.image_mlp import ImageMLPs
+from tasks.families.learned_optimizer import LearnedOptimizers
+from tasks.families.quadratic import Quadratics
+from tasks.families.resnet import ResNets
+from tasks.families.rnn_lm import RNNLMs
+from tasks.families.tabular_mlp import TabularClassifiers, TabularRegressors
+from tasks.families.transformer_lm import TransformerLMs
+from tasks.families.vae import VAEs
+from tasks.families.vit import ViTs
+from tasks.mixture import Mixture
+from tasks.model_task import ModelFamily
+
+IMAGES = ("sklearn_digits", "gratings", "zipf_textures")
+TEXTS = ("python_source", "delayed_copy")
+TABLES = ("sklearn_wine", "sklearn_iris", "zipf_clusters")
+
+
+def mixture(library: Library) -> Mixture:
+    """The families with their odds: cheap and general ones more often."""
+    images = tuple(library.examples(name) for name in IMAGES)
+    flat = tuple(library.flat(name) for name in IMAGES)
+    windows = tuple(library.windows(name, 32) for name in TEXTS)
+    tables = tuple(library.examples(name) for name in TABLES)
+    small = (4, 32)
+    members = (
+        (4.0, ModelFamily("mlp", flat, ImageMLPs(width=(8, 64), depth=(1, 3)), batch_size=(8, 128))),
+        (2.0, ModelFamily("conv", images, ImageConvs(), batch_size=small)),
+        (1.0, ModelFamily("resnet", images, ResNets(), batch_size=small)),
+        (1.5, ModelFamily("autoencoder", flat, Autoencoders(depth=(1, 3)), batch_size=(8, 128))),
+        (1.0, ModelFamily("vae", flat, VAEs(), batch_size=(8, 128))),
+        (1.5, ModelFamily("vit", images, ViTs(), batch_size=small)),
+        (1.5, ModelFamily("rnn_lm", windows, RNNLMs(), batch_size=small)),
+        (2.0, ModelFamily("transformer_lm", windows, TransformerLMs(), batch_size=(4, 16))),
+        (2.0, ModelFamily("tabular", tables, TabularClassifiers(), batch_size=(8, 128))),
+        (1.5, ModelFamily("regression", (library.examples("teacher_regression"),), TabularRegressors())),
+        (0.5, ModelFamily("lopt", flat, LearnedOptimizers(), batch_size=(64, 256))),
+        (1.5, Quadratics()),
+    )
+    return Mixture("wide", tuple(family for _, family in members), tuple(odds for odds, _ in members))
+
+
+CATALOGUE = Catalogue(
+    tasks={},
+    suites={},
+    families={
+        "wide": FamilyEntry(
+            "small tasks of 11 families on embedded data, initial scale 0.3-3, augmented at VeLO's odds",
+            lambda library: AugmentedFamily("wide", mixture(library)),
+        ),
+        "wide-plain": FamilyEntry(
+            "the same without augmentations", lambda library: replace(mixture(library), name="wide-plain")
+        ),
+    },
+)
