@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from learned_opt import low_rank
 from learned_opt.network import EXACT, Layer
 
 
@@ -35,8 +36,8 @@ def lstm(layer: Layer, x: Float[Array, "n inputs"], state: LSTMState) -> LSTMSta
 
 
 def linear(layer: Layer, x: Float[Array, "n inputs"]) -> Float[Array, "n outputs"]:
-    """x W + b."""
-    return jnp.matmul(x, layer.w, precision=EXACT) + layer.b[None]
+    """x W + b; W is an array or a `low_rank.PlusLowRank`."""
+    return low_rank.matmul(x, layer.w, precision=EXACT) + layer.b[None]
 
 
 def initial_linear(key: Array, inputs: int, outputs: int) -> Layer:

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from learned_opt import low_rank
 from learned_opt.errors import InputError
 
 PyTree = Any
@@ -66,7 +67,7 @@ def check_theta(rule: Rule, theta: Any) -> None:
             f"theta is not of rule {rule!r}: leaf {odd!r} has shape {found.get(odd, 'none')}, expected "
             f"{expected.get(odd, 'none')}; take theta from this rule's init, or the rule that made it"
         )
-    if jax.tree.structure(_template(rule)) != jax.tree.structure(theta):
+    if jax.tree.structure(_template(rule)) != jax.tree.structure(theta, is_leaf=low_rank.is_leaf):
         raise InputError(
             f"theta is not of rule {rule!r}: a {type(theta).__name__} with the same leaves, expected the named tuples "
             "that its init makes"
@@ -79,8 +80,9 @@ def _template(rule: Rule) -> Any:
 
 
 def _shapes(theta: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_flatten_with_path(theta)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): jnp.shape(leaf) for path, leaf in leaves}
+    leaves = jax.tree_util.tree_flatten_with_path(theta, is_leaf=low_rank.is_leaf)[0]
+    shape = lambda leaf: leaf.shape if low_rank.is_leaf(leaf) else jnp.shape(leaf)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): shape(leaf) for path, leaf in leaves}
 
 
 def check_num_steps(num_steps: Any, *, needed: bool) -> None:

@@ -1,19 +1,9 @@
-"""Weights and quick compilation for the tests of all rules."""
+"""Weights for the tests of all rules."""
 
-from collections.abc import Iterator
 from typing import Any
 
-import jax
 import pytest
 from rule_table import RULES, weights
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation() -> Iterator[None]:
-    """Halves the time of a compilation."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")

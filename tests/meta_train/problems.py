@@ -69,6 +69,10 @@ class Waves:
     def combine(self, theta: Any, weights: Any, draws: Any) -> Any:
         return jnp.reshape(jnp.tensordot(weights, draws, axes=weights.ndim), theta.shape)
 
+    def squares(self, theta: Any, weights: Any, draws: Any) -> Any:
+        each = jax.vmap(lambda w, d: jnp.tensordot(w, d, axes=1))(weights, draws)
+        return jnp.sum(jnp.reshape(each, (each.shape[0], -1)) ** 2, axis=1)
+
 
 def noisy_chaos(horizon: int | tuple[int, int], loss_cap: float = np.inf) -> Toy:
     """A non-linear random system of two weights whose start and forcing come from the keys."""
@@ -104,3 +108,48 @@ def episode_sum(estimator: Any, problem: Toy, theta: Any, key: Any, windows: int
     state, (gradients, metrics) = jax.lax.scan(one, state, None, length=windows)
     total = jax.tree.map(lambda g: estimator.window * jnp.sum(g, axis=0), gradients)
     return total, state, metrics
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """Noise from a table [pairs, blocks, P]; block b of any episode gets column (b - 1) mod blocks."""
+
+    sigma: float
+    table: Any
+
+    def draw(self, key: Any, pair: Any, block: Any, theta: Any) -> Any:
+        return jnp.asarray(self.table)[pair, (block - 1) % self.table.shape[1]]
+
+    def perturb(self, theta: Any, draw: Any, sign: Any) -> Any:
+        return theta + sign * jnp.reshape(draw, theta.shape)
+
+    def combine(self, theta: Any, weights: Any, draws: Any) -> Any:
+        return jnp.reshape(jnp.tensordot(weights, draws, axes=weights.ndim), theta.shape)
+
+    def squares(self, theta: Any, weights: Any, draws: Any) -> Any:
+        each = jax.vmap(lambda w, d: jnp.tensordot(w, d, axes=1))(weights, draws)
+        return jnp.sum(jnp.reshape(each, (each.shape[0], -1)) ** 2, axis=1)
+
+
+def orthogonal_design(sigma: float, blocks: int, size: int, seed: int = 0) -> Design:
+    """P * blocks pairs whose second moment is sigma^2 I exactly: exact for quadratic losses."""
+    n = blocks * size
+    q, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(n, n)))
+    return Design(sigma, (sigma * np.sqrt(n) * q).reshape(n, blocks, size))
+
+
+def sum_over(estimator: Any, problem: Toy, theta: float | np.ndarray, windows: int, seed: int = 0) -> np.ndarray:
+    total, _, _ = episode_sum(estimator, problem, jnp.asarray(theta), jax.random.key(seed), windows)
+    return np.asarray(total)
+
+
+def linear(gradients: Any) -> Toy:
+    """L_t = sum over b <= t of g[t, b] . theta_b, theta_b being what step b was run with; g of shape [T, T, P]."""
+    g = jnp.asarray(gradients)
+
+    def step(theta: Any, s: Any, key: Any) -> Any:
+        seen, t = s
+        seen = seen.at[t].set(theta)
+        return (seen, t + 1), jnp.sum(g[t].astype(theta.dtype) * seen)
+
+    return Toy(lambda theta, key: (jnp.zeros(g.shape[1:], theta.dtype), jnp.int32(0)), step, len(g))

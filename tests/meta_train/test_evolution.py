@@ -5,7 +5,6 @@ Sums of an episode are compared, so estimates (means per counted inner step) are
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,10 +12,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import Toy, Waves, episode_sum, hashed, influence_balancing, learning_rate, noisy_chaos, unrolled_sum
+from problems import (
+    Design,
+    Toy,
+    Waves,
+    episode_sum,
+    hashed,
+    influence_balancing,
+    learning_rate,
+    noisy_chaos,
+    orthogonal_design,
+    sum_over,
+    unrolled_sum,
+)
 
 from meta_train import estimators
-from meta_train.estimators.evolution import Evolution, Phases
+from meta_train.estimators.clock import Phases
+from meta_train.estimators.evolution import Evolution
 from meta_train.noise import Dense
 
 # Sums over windows are whole episodes when all pairs begin together.
@@ -32,41 +44,7 @@ def x64() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation() -> Iterator[None]:
-    """These programs run for milliseconds and compile for seconds."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@dataclass(frozen=True, eq=False)
-class Design:
-    """Noise from a table [pairs, blocks, P]; block b of any episode gets column (b - 1) mod blocks."""
-
-    sigma: float
-    table: Any
-
-    def draw(self, key: Any, pair: Any, block: Any, theta: Any) -> Any:
-        return jnp.asarray(self.table)[pair, (block - 1) % self.table.shape[1]]
-
-    def perturb(self, theta: Any, draw: Any, sign: Any) -> Any:
-        return theta + sign * jnp.reshape(draw, theta.shape)
-
-    def combine(self, theta: Any, weights: Any, draws: Any) -> Any:
-        return jnp.reshape(jnp.tensordot(weights, draws, axes=weights.ndim), theta.shape)
-
-
-def orthogonal_design(sigma: float, blocks: int, size: int, seed: int = 0) -> Design:
-    """P * blocks pairs whose second moment is sigma^2 I exactly: exact for quadratic losses."""
-    n = blocks * size
-    q, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(n, n)))
-    return Design(sigma, (sigma * np.sqrt(n) * q).reshape(n, blocks, size))
-
-
-def sum_over(estimator: Evolution, problem: Toy, theta: float | np.ndarray, windows: int, seed: int = 0) -> np.ndarray:
-    total, _, _ = episode_sum(estimator, problem, jnp.asarray(theta), jax.random.key(seed), windows)
-    return np.asarray(total)
+pytestmark = pytest.mark.quick_compilation
 
 
 SIGMA = 0.1
