@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import optax
+from jaxtyping import Shaped
 
 import learned_opt
 from learned_opt.errors import InputError
-from meta_train.evaluate import baselines
+from meta_train.evaluate import baselines, budget
 
 PyTree = Any
 
@@ -29,25 +31,59 @@ class Contender:
     make: Callable[[PyTree, Mapping[str, Any], int], optax.GradientTransformation]
     """(theta, settings of one trial, steps) -> transform; theta and the settings may be traced."""
     trials: tuple[dict[str, float], ...]
-    """Settings of each trial, all with the same keys; ascending where it is a grid of rates."""
+    """Settings of each trial, all with the same keys (none for a learned one); the first n are the budget n."""
     theta: PyTree = None
     """Weights of a learned optimizer."""
     evaluation_params: Callable[[PyTree, PyTree], PyTree] = baselines.trained_params
     """(optimizer state, trained parameters) -> the parameters whose final losses count."""
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, steps: int) -> dict[str, Any]:
         """What results must agree on to belong to the same contender; JSON values."""
-        return {"kind": self.kind, "trials": list(self.trials), "theta_sha256": fingerprint(self.theta)}
+        return {
+            "kind": self.kind,
+            "trials": list(self.trials),
+            "theta_sha256": fingerprint(self.theta),
+            "program_sha256": self._program(steps),
+        }
+
+    def _program(self, steps: int) -> str:
+        """SHA-256 of what the optimizer computes for a matrix and a vector: its settings, whatever they are called."""
+        params = {"layer": {"w": jax.ShapeDtypeStruct((6, 4), np.float32), "b": jax.ShapeDtypeStruct((4,), np.float32)}}
+        settings = {name: jax.ShapeDtypeStruct((), column.dtype) for name, column in self.columns().items()}
+
+        def program(theta: PyTree, settings: PyTree, params: PyTree, gradient: PyTree) -> PyTree:
+            optimizer = optax.with_extra_args_support(self.make(theta, settings, steps))
+            loss = lambda p: optax.tree.norm(p, squared=True)
+            state = optimizer.init(params)
+            return optimizer.update(gradient, state, params, value=loss(params), obj_fn=loss)
+
+        jaxpr = jax.make_jaxpr(program)(self.theta, settings, params, params)
+        text = re.sub(r" at 0x[0-9a-f]+", "", str(jaxpr))  # functions print where they are
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def columns(self) -> dict[str, Shaped[np.ndarray, " trials"]]:
+        """The settings of all trials, by name."""
+        dtype = lambda value: np.int32 if isinstance(value, int) else np.float32
+        return {
+            name: np.array([trial[name] for trial in self.trials], dtype(value))
+            for name, value in self.trials[0].items()
+        }
 
 
-def baseline(name: str, rates: int) -> Contender:
-    """The baseline `name` with a grid of `rates` learning rates."""
+def baseline(name: str, trials: int) -> Contender:
+    """The baseline `name` with the first `trials` of its trials."""
     entry = baselines.TABLE[name]
+
+    def make(theta: PyTree, settings: Mapping[str, Any], steps: int) -> optax.GradientTransformation:
+        del theta
+        rate = budget.scheduled(settings["learning_rate"], settings["schedule"], steps)
+        return entry.make(rate, settings["weight_decay"])
+
     return Contender(
         name=name,
         kind="baseline",
-        make=lambda theta, settings, steps: entry.make(settings["learning_rate"]),
-        trials=tuple({"learning_rate": rate} for rate in baselines.rate_grid(entry.centre, rates)),
+        make=make,
+        trials=budget.trials(entry.centre, entry.decays, trials),
         evaluation_params=entry.evaluation_params,
     )
 
@@ -63,7 +99,7 @@ def learned(name: str, rule: Any, theta: PyTree) -> Contender:
     )
 
 
-def resolve(name: str, *, rates: int) -> Contender:
+def resolve(name: str, *, trials: int) -> Contender:
     """The contender that a name stands for: a baseline, else a directory of weights, else a pretrained name.
 
     Raises:
@@ -71,7 +107,7 @@ def resolve(name: str, *, rates: int) -> Contender:
       WeightsError: the weights cannot be used.
     """
     if name in baselines.TABLE:
-        return baseline(name, rates)
+        return baseline(name, trials)
     released = learned_opt.list_pretrained()
     if Path(name).is_dir() or name in released:
         loaded = learned_opt.load_pretrained(name)
@@ -84,7 +120,7 @@ def resolve(name: str, *, rates: int) -> Contender:
     )
 
 
-def resolve_all(names: Sequence[str], *, rates: int) -> tuple[Contender, ...]:
+def resolve_all(names: Sequence[str], *, trials: int) -> tuple[Contender, ...]:
     """The contenders of a comparison, in the order given.
 
     Raises:
@@ -98,7 +134,7 @@ def resolve_all(names: Sequence[str], *, rates: int) -> tuple[Contender, ...]:
     twice = [n for i, n in enumerate(cleaned) if spellings[i] in spellings[:i]]
     if twice:
         raise InputError(f"optimizers: {twice[0]!r} is given twice, expected each once; remove one")
-    return tuple(resolve(name, rates=rates) for name in cleaned)
+    return tuple(resolve(name, trials=trials) for name in cleaned)
 
 
 def fingerprint(theta: PyTree) -> str | None:

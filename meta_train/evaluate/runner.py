@@ -1,12 +1,18 @@
 """The evaluation from the names to the tables."""
 
+import json
 import math
+import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict
+from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,14 +20,28 @@ import numpy as np
 import learned_opt
 from learned_opt.errors import InputError
 from meta_train.errors import RunFailed
-from meta_train.evaluate import store, table
+from meta_train.evaluate import archive as archiving
+from meta_train.evaluate import budget, store, table, velodrome
 from meta_train.evaluate.contenders import Contender, resolve_all
 from meta_train.evaluate.judge import summarize
+from meta_train.evaluate.overhead import measure
 from meta_train.evaluate.store import Row, Store
-from meta_train.evaluate.summary import Summary
-from meta_train.evaluate.sweep import Sweep, sweep
+from meta_train.evaluate.summary import Overhead, Summary
+from meta_train.evaluate.sweep import Sweep, initial_losses, sweep
 from tasks import suites
+from tasks.longer import steps_of
 from tasks.task import Task
+
+
+class Asked(NamedTuple):
+    """What is to be run."""
+
+    steps: int
+    """Updates per training run; tasks of `tasks.longer` take a multiple."""
+    seeds: int
+    """Training runs per trial."""
+    seed: int
+    """What they derive from."""
 
 
 def evaluate(
@@ -32,47 +52,86 @@ def evaluate(
     steps: int = 200,
     seeds: int = 5,
     seed: int = 0,
-    rates: int = 7,
+    trials: int = 7,
+    jobs: int | None = None,
+    rerun_baselines: bool = False,
+    overhead: bool = False,
+    velodrome_baselines: Path | None = None,
+    archive: Path | None = None,
 ) -> Summary:
     """Compare optimizers on the tasks of a suite; see `meta_train.evaluate.evaluate`."""
+    jobs = default_jobs() if jobs is None else jobs
+    if isinstance(optimizers, str):
+        raise InputError(f"optimizers: {optimizers!r}, expected a list of names: [{optimizers!r}]")
     for name, value, least, most in (
         ("steps", steps, 1, 2**31 - 1),
         ("seeds", seeds, 1, 10_000),
-        ("rates", rates, 1, 25),  # half decades: more would leave the range of float32
+        ("trials", trials, 1, max(budget.BUDGETS)),
         ("seed", seed, 0, 2**32 - 1),
+        ("jobs", jobs, 1, 1024),
     ):
         if not least <= value <= most:
             raise InputError(f"{name}: {value}, expected {least} to {most}")
-    contenders = resolve_all(optimizers, rates=rates)
+    contenders = resolve_all(optimizers, trials=trials)
+    curves = None if velodrome_baselines is None else velodrome.envelope(velodrome_baselines)
     tasks = suites.suite(suite)
+    asked = Asked(steps, seeds, seed)
     configuration = {
         "suite": suite,
         "tasks": [task.name for task in tasks],
-        "steps": steps,
-        "seeds": seeds,
-        "seed": seed,
-        "rates": rates,
-        "optimizers": {c.name: c.identity() for c in contenders},
+        "fingerprints": {task.name: archiving.fingerprint(task) for task in tasks},
+        **asked._asdict(),
+        "trials": trials,
+        "optimizers": {c.name: c.identity(steps) for c in contenders},
         "versions": versions(),
     }
-    runs = {(task.name, c.name): len(c.trials) * seeds for task in tasks for c in contenders}
+    pairs = [(task, contender) for task in tasks for contender in contenders]
+    usable = lambda rows: not (rerun_baselines and rows[0]["source"] == "archive")
     try:
-        with store.opened(out, configuration, runs) as results:
-            for task in tasks:
-                for contender in contenders:
-                    if (task.name, contender.name) not in results.groups:
-                        _run_group(results, task, contender, steps=steps, seeds=seeds, seed=seed)
-            summary = summarize(
-                {pair: results.groups[pair] for pair in runs},  # in the order asked, whatever the order they ran in
-                configuration,
-                compile_seconds=lambda task, name: _compile_seconds(out, task, name),
-            )
+        with store.opened(out, configuration, usable=usable) as results:
+            missing = [(t, c) for t, c in pairs if (t.name, c.name) not in results.groups]
+            if not rerun_baselines:
+                missing = _take_archived(results, missing, configuration, archive or archiving.folder())
+            for task, contender, swept in sweeps(missing, asked, jobs):
+                _add(results, task, contender, swept)
+            groups = {(t.name, c.name): results.groups[t.name, c.name] for t, c in pairs}  # in the order asked
+            if suite == "velodrome" and curves is not None:
+                results.amend({pair: _with_speed_ups(rows, curves) for pair, rows in groups.items()})
+                groups = {pair: results.groups[pair] for pair in groups}
+            curves_of = lambda task, name: store.read_curves(out, task, name)
+            seconds = lambda task, name: float(curves_of(task, name)["compile_seconds"])
+            costs = _overheads(out, contenders, tasks if overhead else ())
+            summary = summarize(groups, configuration, compile_seconds=seconds, curves=curves_of, overhead=costs)
             store.write_json(out / "summary.json", summary.as_json())
     except OSError as error:
         raise RunFailed(
             f"cannot write to {out} ({error.strerror}); what is finished is intact, the same command resumes"
         ) from error
     return summary
+
+
+def default_jobs() -> int:
+    """Threads that train: one per CPU core, at most 8, because each holds data and programs; one on accelerators."""
+    return min(os.cpu_count() or 1, 8) if jax.default_backend() == "cpu" else 1
+
+
+def sweeps(pairs: Sequence[tuple[Task, Contender]], asked: Asked, jobs: int) -> Iterator[tuple[Task, Contender, Sweep]]:
+    """The sweep of each pair, `jobs` at a time, as they are done.
+
+    A small program does not fill two cores, and compilation is sequential for the most part.
+    """
+    run = lambda task, contender: sweep(task, contender, **asked._asdict() | {"steps": steps_of(task, asked.steps)})
+    if jobs == 1 or len(pairs) < 2:
+        for task, contender in pairs:
+            yield task, contender, run(task, contender)
+        return
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        futures = {pool.submit(run, *pair): pair for pair in pairs}
+        for future in as_completed(futures):
+            yield *futures.pop(future), future.result()  # results are large, and not needed twice
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an interruption, those under way are waited for
 
 
 def versions() -> dict[str, str]:
@@ -86,17 +145,67 @@ def versions() -> dict[str, str]:
     }
 
 
-def _run_group(results: Store, task: Task, contender: Contender, *, steps: int, seeds: int, seed: int) -> None:
-    swept = sweep(task, contender, steps=steps, seeds=seeds, seed=seed)
-    curves = {**store.windows(swept.losses), "compile_seconds": np.float64(swept.compile_seconds)}
-    results.add(rows(task.name, contender, swept), curves)
-    n = len(contender.trials) * seeds
-    print(
-        f"{task.name} / {contender.name}: {n} runs of {steps} steps in {n * swept.seconds:.1f} s, "
-        f"compiled in {swept.compile_seconds:.1f} s",
-        file=sys.stderr,
-        flush=True,
-    )
+def _take_archived(
+    results: Store, missing: Sequence[tuple[Task, Contender]], configuration: Mapping[str, Any], root: Path
+) -> list[tuple[Task, Contender]]:
+    """Add what the archive has; returns the rest. One line on standard error per baseline."""
+    rest, taken, found = [], Counter[str](), {}
+    initial = cache(lambda task: initial_losses(by_name[task], configuration["seeds"], configuration["seed"]))
+    by_name = {task.name: task for task, _ in missing}
+    for contender in {c.name: c for _, c in missing if c.kind == "baseline"}.values():
+        archived = archiving.read(root, configuration["suite"], contender.name)
+        if archived is None:
+            continue
+        reason = archiving.mismatch(archived, configuration, contender.name)
+        if reason is None:
+            found[contender.name] = archived
+        else:
+            _say(f"{contender.name}: archived results are {reason}; running it")
+    for task, contender in missing:
+        group = None
+        if contender.name in found:
+            fingerprint = configuration["fingerprints"][task.name]
+            archived = found[contender.name]
+            group = archiving.take(archived, task.name, len(contender.trials), fingerprint, initial(task.name))
+        if group is None:
+            rest.append((task, contender))
+        else:
+            results.add(group.rows, group.curves)
+            taken[contender.name] += 1
+    for name, archived in found.items():
+        tasks = sum(c.name == name for _, c in missing)
+        made = f"jax {archived['versions']['jax']}, {archived['versions']['device']}"
+        _say(f"{name}: archived results ({made}) for {taken[name]} of {tasks} tasks; --rerun-baselines trains anew")
+    return rest
+
+
+def _with_speed_ups(rows: Sequence[Row], curves: velodrome.Envelope) -> list[Row]:
+    speed_up = lambda row: velodrome.speed_up(curves, row["task"], row["final_train_loss"], row["steps"])
+    return [row | {"velodrome_speedup": None if row["diverged"] else speed_up(row)} for row in rows]
+
+
+def _add(results: Store, task: Task, contender: Contender, swept: Sweep) -> None:
+    scalars = {name: np.array(getattr(swept, name)) for name in ("compile_seconds", "state_bytes", "param_bytes")}
+    valid = {"valid_loss": swept.valid_losses, "valid_step": swept.valid_steps}
+    results.add(rows(task.name, contender, swept), {**store.windows(swept.losses), **valid, **scalars})
+    n, steps = swept.final_train_loss.size, swept.losses.shape[-1]
+    seconds = f"{n * swept.seconds:.1f} s, compiled in {swept.compile_seconds:.1f} s"
+    _say(f"{task.name} / {contender.name}: {n} runs of {steps} steps in {seconds}")
+
+
+def _overheads(out: Path, contenders: Sequence[Contender], tasks: Sequence[Task]) -> dict[str, Overhead]:
+    """Costs of the contenders, those in overhead.json and, where tasks are given, those measured now."""
+    path = out / "overhead.json"
+    there = json.loads(path.read_text()) if path.exists() else {}
+    missing = [c for c in contenders if c.name not in there]
+    if tasks and missing:
+        there |= {name: asdict(cost) for name, cost in measure(missing, tasks).items()}
+        store.write_json(path, there)
+    return {c.name: Overhead(**there[c.name]) for c in contenders if c.name in there}
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def rows(task: str, contender: Contender, swept: Sweep) -> list[Row]:
@@ -108,11 +217,9 @@ def rows(task: str, contender: Contender, swept: Sweep) -> list[Row]:
         settings: Mapping[str, float] = contender.trials[trial]
         for seed in range(n_seeds):
             losses = swept.losses[trial, seed].astype(np.float64)
-            final_train, final_valid = (
-                swept.final_train_loss[trial, seed],
-                swept.final_valid_loss[trial, seed],
-            )
+            final_train, final_valid = swept.final_train_loss[trial, seed], swept.valid_losses[trial, seed, -1]
             lost = np.flatnonzero(~finite[trial, seed])
+            at = int(lost[0]) if lost.size else None
             with np.errstate(invalid="ignore"):
                 mean = _number(losses.mean())
             lines.append(
@@ -122,15 +229,18 @@ def rows(task: str, contender: Contender, swept: Sweep) -> list[Row]:
                     "kind": contender.kind,
                     "trial": trial,
                     "learning_rate": settings.get("learning_rate"),
+                    "schedule": budget.SCHEDULES[int(settings["schedule"])] if settings else None,
+                    "weight_decay": settings.get("weight_decay"),
                     "seed": seed,
                     "steps": steps,
                     "mean_train_loss": mean,
                     "first_train_loss": _number(losses[0]),
                     "final_train_loss": _number(final_train),
                     "final_valid_loss": _number(final_valid),
-                    "diverged": bool(lost.size or not np.isfinite(final_train) or not np.isfinite(final_valid)),
-                    "diverged_at": int(lost[0]) if lost.size else None,
+                    "diverged": store.diverged(_number(losses[0]), _number(final_train), _number(final_valid), at),
+                    "diverged_at": at,
                     "seconds": swept.seconds,
+                    "source": "run",
                 }
             )
     return lines
@@ -138,11 +248,6 @@ def rows(task: str, contender: Contender, swept: Sweep) -> list[Row]:
 
 def _number(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-def _compile_seconds(out: Path, task: str, optimizer: str) -> float:
-    with np.load(store.curves_path(out, task, optimizer)) as curves:
-        return float(curves["compile_seconds"])
 
 
 def show(summary: Summary) -> None:

@@ -1,13 +1,16 @@
 """All training runs of one optimizer on one task, as one compiled program.
 
-    for each seed, for each trial:   `steps` times   loss -> gradient -> update
+    for each seed, for each trial:   T times   loss -> gradient -> update
 
-The loop over steps is a scan, the loops over trials and seeds are vmaps. Seed i of a task means the same
-initialisation and the same batches for every trial of every optimizer, so comparisons are paired. Batches
-depend on the seed only, and so vmap draws them once for all trials. Initialisation and the final evaluation are
-programs of their own: they are the same for all optimizers, and compiled once for them.
+The loop over steps is a loop over segments, at the ends of which the parameters are kept; the loops over trials and
+seeds are vmaps. Seed i of a task means the same initialisation and the same batches for every trial of every
+optimizer, so comparisons are paired. Batches depend on the seed only, and so vmap draws them once for all trials;
+the number of updates is no part of a vmap, so that what an optimizer does every few steps stays rare.
+Initialisation and the evaluation of the kept parameters are programs of their own: they are the same for all
+optimizers, and compiled once for them.
 
-The losses are those on the training batch before its update; `value=` passes them to the optimizer too.
+The losses are those on the training batch before its update; `value=` passes them to the optimizer too, and
+`obj_fn=` the loss of the batch as a function of the parameters.
 """
 
 import time
@@ -18,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from meta_train.evaluate.contenders import Contender
 from tasks.task import Task, Variables
@@ -27,8 +30,13 @@ PyTree = Any
 
 EVALUATION = 0x6576616C
 """Folded into the seed: evaluation shares no initialisation and no batch with meta-training of equal seed."""
-MEMORY = 2**30
-"""Bytes that the runs of a program may hold at once, by a generous estimate; more are run in chunks."""
+MEMORY = {"cpu": 2**25}
+"""Bytes that the runs of a program may hold at once, by a generous estimate; more are run in chunks. On CPUs it is
+the size of a cache: beyond it, larger programs are slower."""
+MEMORY_ELSEWHERE = 2**30
+"""The same on accelerators."""
+MOMENTS = 11
+"""Times at which the validation loss is measured."""
 
 
 class Sweep(NamedTuple):
@@ -36,20 +44,31 @@ class Sweep(NamedTuple):
 
     losses: Float[np.ndarray, "trials seeds T"]
     """Training loss of each step, before its update."""
+    valid_losses: Float[np.ndarray, "trials seeds V"]
+    """`task.evaluate(…, "valid")` at the moments `valid_steps`; the last is the final one."""
+    valid_steps: Int[np.ndarray, " V"]
+    """Updates made before each: evenly spaced, the first 0, the last T."""
     final_train_loss: Float[np.ndarray, "trials seeds"]
     """`task.evaluate(…, "train")` after the last update."""
-    final_valid_loss: Float[np.ndarray, "trials seeds"]
-    """`task.evaluate(…, "valid")` after the last update."""
     seconds: float
     """Run time of the program over its number of runs: training alone, without compilation and evaluation."""
     compile_seconds: float
     """Tracing and compilation of the program, once for all runs."""
+    state_bytes: int
+    """Size of the optimizer's state."""
+    param_bytes: int
+    """Size of the parameters."""
 
 
 def task_key(seed: int, task: str) -> Key[Array, ""]:
     """Key of a task in an evaluation; it depends on the name of the task, not on its place in a suite."""
     key = jax.random.fold_in(jax.random.key(seed), EVALUATION)
     return jax.random.fold_in(key, zlib.crc32(task.encode()) & 0x7FFFFFFF)
+
+
+def moments(steps: int) -> Int[np.ndarray, " V"]:
+    """Numbers of updates at which the validation loss is measured; fewer than `MOMENTS` if steps are few."""
+    return np.unique(np.round(np.linspace(0, steps, MOMENTS)).astype(np.int32))
 
 
 def train(
@@ -74,24 +93,30 @@ def train(
       steps: T, updates.
 
     Returns:
-      Loss of each step before its update, and the variables to evaluate.
+      Loss of each step before its update, and the variables to evaluate at all moments but the first, with a
+      leading axis of V - 1.
     """
     optimizer = optax.with_extra_args_support(contender.make(theta, settings, steps))
 
-    def step(carry: tuple[PyTree, PyTree, PyTree], t: Array) -> tuple[tuple[PyTree, PyTree, PyTree], Array]:
-        params, model_state, state = carry
+    def step(t: Array, carry: PyTree) -> PyTree:
+        params, model_state, state, losses = carry
         batch_key, loss_key = jax.random.split(jax.random.fold_in(key, t))
         batch = task.batch(batch_key)
-        (loss, model_state), gradient = jax.value_and_grad(task.loss, has_aux=True)(
-            params, model_state, batch, loss_key
-        )
-        updates, state = optimizer.update(gradient, state, params, value=loss)
-        return (optax.apply_updates(params, updates), model_state, state), loss
+        loss_fn = lambda p: task.loss(p, model_state, batch, loss_key)
+        (loss, new_state), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        updates, state = optimizer.update(gradient, state, params, value=loss, obj_fn=lambda p: loss_fn(p)[0])
+        return optax.apply_updates(params, updates), new_state, state, losses.at[t].set(loss.astype(jnp.float32))
+
+    def segment(carry: PyTree, ends: tuple[Array, Array]) -> tuple[PyTree, Variables]:
+        carry = jax.lax.fori_loop(*ends, step, carry)
+        params, model_state, state, _ = carry
+        return carry, Variables(contender.evaluation_params(state, params), model_state)
 
     params, model_state = variables
-    start = (params, model_state, optimizer.init(params))
-    (params, model_state, state), losses = jax.lax.scan(step, start, jnp.arange(steps))
-    return losses, Variables(contender.evaluation_params(state, params), model_state)
+    start = (params, model_state, optimizer.init(params), jnp.zeros(steps))
+    bounds = jnp.array(moments(steps))
+    (_, _, _, losses), kept = jax.lax.scan(segment, start, (bounds[:-1], bounds[1:]))
+    return losses, kept
 
 
 @jax.jit
@@ -102,13 +127,41 @@ def initialise(task: Task, keys: Key[Array, " seeds"]) -> tuple[Variables, Key[A
 
 
 @jax.jit
-def evaluate(task: Task, variables: Variables) -> tuple[Float[Array, "seeds trials"], Float[Array, "seeds trials"]]:
-    """Losses on the training and validation split, one run after another: a split is large."""
-    one = lambda v: tuple(task.evaluate(v.params, v.state, split) for split in ("train", "valid"))
-    return jax.lax.map(lambda of_seed: jax.lax.map(one, of_seed), variables)
+def evaluate(task: Task, kept: Variables) -> tuple[Float[Array, "seeds trials moments"], Float[Array, "seeds trials"]]:
+    """Validation loss at all moments and training loss at the last, one after another: a split is large.
+
+    Args:
+      task: what is trained.
+      kept: variables with leading axes of seeds, trials and moments.
+    """
+    last = jax.tree.map(lambda x: x[:, :, -1], kept)
+    return _losses(task, kept, "valid", 3), _losses(task, last, "train", 2)
 
 
-def sweep(task: Task, contender: Contender, *, steps: int, seeds: int, seed: int, memory: int = MEMORY) -> Sweep:
+def _losses(task: Task, variables: Variables, split: str, axes: int) -> Float[Array, "..."]:
+    """Loss on a split of variables with `axes` leading axes."""
+    shape = jax.tree.leaves(variables)[0].shape[:axes]
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[axes:]), variables)
+    losses = jax.lax.map(lambda v: task.evaluate(v.params, v.state, split).astype(jnp.float32), flat)
+    return losses.reshape(shape)
+
+
+def seed_keys(task: Task, seeds: int, seed: int) -> Key[Array, " seeds"]:
+    """Keys of the seeds of a task."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(task_key(seed, task.name), jnp.arange(seeds))
+
+
+def initial_losses(task: Task, seeds: int, seed: int) -> Float[np.ndarray, " seeds"]:
+    """Validation loss of each seed before training."""
+    return np.asarray(_initial(task, seed_keys(task, seeds, seed)))
+
+
+@jax.jit
+def _initial(task: Task, keys: Key[Array, " seeds"]) -> Float[Array, " seeds"]:
+    return _losses(task, initialise(task, keys)[0], "valid", 1)
+
+
+def sweep(task: Task, contender: Contender, *, steps: int, seeds: int, seed: int, memory: int | None = None) -> Sweep:
     """Every trial of `contender` on every seed of `task`; deterministic up to the timings.
 
     Args:
@@ -117,12 +170,13 @@ def sweep(task: Task, contender: Contender, *, steps: int, seeds: int, seed: int
       steps: updates per run.
       seeds: initialisations and batch sequences per trial.
       seed: what the keys derive from, with the name of the task.
-      memory: bytes; see `MEMORY`.
+      memory: bytes; None: `MEMORY` of the device.
     """
-    trials = len(contender.trials)
-    columns = {name: np.array([t[name] for t in contender.trials], np.float32) for name in contender.trials[0]}
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(task_key(seed, task.name), jnp.arange(seeds))
-    at_once = max(1, memory // bytes_per_run(task, contender, steps))
+    memory = MEMORY.get(jax.default_backend(), MEMORY_ELSEWHERE) if memory is None else memory
+    trials, columns = len(contender.trials), contender.columns()
+    keys = seed_keys(task, seeds, seed)
+    size = sizes(task, contender, steps)
+    at_once = max(1, memory // size.run)
     trial_chunks = chunks(trials, at_once)
     seed_chunks = chunks(seeds, at_once // len(trial_chunks[0]))
 
@@ -131,8 +185,11 @@ def sweep(task: Task, contender: Contender, *, steps: int, seeds: int, seed: int
         one = lambda trial, variables, key: train(task, contender, theta, trial[0], variables, key, steps=steps)
         return jax.vmap(jax.vmap(one, (0, None, None)), (None, 0, 0))(trial, variables, keys)
 
+    when = moments(steps)
     losses = np.zeros((seeds, trials, steps), np.float32)
-    final = np.zeros((2, seeds, trials), np.float32)
+    valid = np.zeros((seeds, trials, len(when)), np.float32)
+    final_train = np.zeros((seeds, trials), np.float32)
+    valid[:, :, 0] = initial_losses(task, seeds, seed)[:, None]
     compiled, seconds, compile_seconds = None, 0.0, 0.0
     for i in seed_chunks:
         variables, batch_keys = initialise(task, keys[i])
@@ -145,13 +202,21 @@ def sweep(task: Task, contender: Contender, *, steps: int, seeds: int, seed: int
                 compiled = program.lower(*arguments).compile()
                 compile_seconds = time.perf_counter() - start
             start = time.perf_counter()
-            curves, trained = jax.block_until_ready(compiled(*arguments))
+            curves, kept = jax.block_until_ready(compiled(*arguments))
             seconds += time.perf_counter() - start
             losses[i[:, None], j] = curves
-            final[:, i[:, None], j] = evaluate(task, trained)
+            valid[i[:, None], j, 1:], final_train[i[:, None], j] = evaluate(task, kept)
     runs = len(seed_chunks) * len(seed_chunks[0]) * len(trial_chunks) * len(trial_chunks[0])
-    losses, final = losses.swapaxes(0, 1), final.swapaxes(1, 2)
-    return Sweep(losses, final[0], final[1], seconds / runs, compile_seconds)
+    return Sweep(
+        losses=losses.swapaxes(0, 1),
+        valid_losses=valid.swapaxes(0, 1),
+        valid_steps=when,
+        final_train_loss=final_train.swapaxes(0, 1),
+        seconds=seconds / runs,
+        compile_seconds=compile_seconds,
+        state_bytes=size.state,
+        param_bytes=size.params,
+    )
 
 
 def chunks(n: int, at_once: int) -> list[np.ndarray]:
@@ -161,12 +226,23 @@ def chunks(n: int, at_once: int) -> list[np.ndarray]:
     return [np.minimum(np.arange(i, i + size), n - 1) for i in range(0, n, size)]
 
 
-def bytes_per_run(task: Task, contender: Contender, steps: int) -> int:
-    """Estimate of the memory of one run: two copies of its state and all intermediates of one gradient.
+class Sizes(NamedTuple):
+    """Bytes of a training run."""
+
+    params: int
+    """Of the parameters."""
+    state: int
+    """Of the optimizer's state."""
+    run: int
+    """Estimate of all that a run holds."""
+
+
+def sizes(task: Task, contender: Contender, steps: int) -> Sizes:
+    """Memory of one run: two copies of its state, all intermediates of one gradient, and what is kept for evaluation.
 
     Compilers reuse and fuse buffers, so the second term is an upper bound.
     """
-    settings = {name: jax.ShapeDtypeStruct((), np.float32) for name in contender.trials[0]}
+    settings = {name: jax.ShapeDtypeStruct((), column.dtype) for name, column in contender.columns().items()}
 
     def step(theta: PyTree, settings: PyTree, key: Array) -> PyTree:
         params, model_state = task.init(key)
@@ -175,8 +251,10 @@ def bytes_per_run(task: Task, contender: Contender, steps: int) -> int:
         return params, model_state, state, gradient
 
     jaxpr, outputs = jax.make_jaxpr(step, return_shape=True)(contender.theta, settings, jax.random.key(0))
-    state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(outputs))
-    return 2 * state + _intermediates(jaxpr.jaxpr)
+    size = lambda tree: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    params, model_state, state, _ = outputs
+    kept = len(moments(steps)) * size((params, model_state)) + 4 * steps
+    return Sizes(size(params), size(state), 2 * size(outputs) + _intermediates(jaxpr.jaxpr) + kept)
 
 
 def _intermediates(jaxpr: Any) -> int:

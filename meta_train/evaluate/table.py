@@ -1,14 +1,28 @@
-"""The comparison as text: one table per task, and a last one over all tasks."""
+"""The comparison as text: tables of the tasks, and one over all tasks.
+
+Up to `DETAILED` tasks have a table each, more share one.
+"""
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from meta_train.evaluate.statistics import LEVEL, Figure
-from meta_train.evaluate.summary import Comparison, Result, Summary
+from meta_train.evaluate.statistics import LEVEL, Figure, Share
+from meta_train.evaluate.summary import BEST, Result, Summary
 
-PLAIN_WIDTH = 150
+PLAIN_WIDTH = 160
 """Columns where there is no terminal to ask."""
+DETAILED = 8
+"""Tasks that have a table each at most."""
+
+LEGEND = (
+    f"± and brackets: {LEVEL:.0%} intervals over seeds, the same initialisations and batches for all. trials: tuning "
+    "budget; shown is the best by final training loss (final valid: by that) on these very seeds. "
+    f"vs {BEST}: ratio of final training losses, paired by seed. speed-up: steps of the best baseline / own, to equal "
+    "training loss. to target: steps to the final validation loss of the best baseline. diverged: seeds at the best "
+    "trial (runs of all). s/run: without compilation; no measure of overhead."
+)
+"""Under the tables of the tasks."""
 
 
 def console() -> Console:
@@ -19,33 +33,37 @@ def console() -> Console:
 
 def print_summary(summary: Summary, to: Console) -> None:
     """All tables."""
-    for task, results in summary.per_task.items():
-        to.print(task_table(task, results, summary))
+    if len(summary.per_task) <= DETAILED:
+        for task, results in summary.per_task.items():
+            to.print(task_table(task, results, summary))
+        to.print(LEGEND, highlight=False)
+    else:
+        to.print(combined_table(summary))
     if len(summary.per_task) > 1:
         to.print(overall_table(summary))
 
 
 def task_table(task: str, results: dict[str, Result], summary: Summary) -> Table:
-    """One row per optimizer, at its best trial, in order of the mean training loss."""
-    steps = summary.configuration["steps"]
-    table = Table(title=f"{escape(task)}: {steps} steps", title_justify="left", caption=_caption(results, summary))
-    table.caption_justify = "left"
-    table.add_column("optimizer", overflow="fold")
-    losses = ("mean loss", "final train", "final valid", "vs best baseline")
-    for name in ("trials", "best rate", *losses, "diverged", "s/run"):
+    """One row per optimizer, at its best trial, in order of the final training loss."""
+    table = _table(f"{escape(task)}: {_terms(summary)}")
+    table.caption = _caption(results)
+    losses = ("final train", "final valid", "mean train", f"vs {BEST}", "speed-up", "to target")
+    for name in ("trials", "best trial", *losses, "diverged", "s/run"):
         table.add_column(name, justify="right", overflow="fold")
-    loss = lambda name: results[name].mean_train_loss.mean
-    for name in sorted(results, key=lambda name: (loss(name) is None, loss(name))):
+    for name in sorted(results, key=lambda name: _rank(results[name])):
         r = results[name]
-        rate = "-" if r.learning_rate is None else f"{r.learning_rate:g}"
+        at = r.budgets[max(r.budgets)]
+        speedup = at.speedup.get(BEST)
         table.add_row(
             escape(name),
             str(r.trials),
-            f"{rate} ({r.rate_at_edge}!)" if r.rate_at_edge else rate,
-            with_interval(r.mean_train_loss),
+            _settings(r),
             with_interval(r.final_train_loss),
-            with_interval(r.final_valid_loss),
+            with_interval(at.final_valid_loss),
+            with_interval(r.mean_train_loss),
             _versus(r),
+            "-" if speedup is None else "inf" if speedup.value is None else f"{speedup.value:.3g}",
+            "-" if at.target is None else "never" if at.target.steps is None else f"{at.target.steps:.0f}",
             _diverged(r),
             f"{r.seconds_per_run:.3g}",
             style="bold" if r.kind == "learned" else None,
@@ -53,30 +71,73 @@ def task_table(task: str, results: dict[str, Result], summary: Summary) -> Table
     return table
 
 
-def overall_table(summary: Summary) -> Table:
-    """One row per optimizer over all tasks."""
-    table = Table(title=f"overall: {len(summary.per_task)} tasks", title_justify="left", caption_justify="left")
-    table.caption = "ratio of mean training losses to the best tuned baseline of each task, geometric mean over tasks"
-    table.add_column("optimizer", overflow="fold")
-    for name in (
-        "ratio",
-        "tasks compared",
-        "better / undecided / worse",
-        "best baseline",
-        "diverged runs",
-    ):
+def combined_table(summary: Summary) -> Table:
+    """One row per task: the final training loss of every learned optimizer, and of the baselines the best."""
+    learned = [name for name, o in summary.overall.items() if o.kind == "learned"][:4]
+    baselines = [name for name, o in summary.overall.items() if o.kind == "baseline"]
+    shown = [*learned, *(baselines if len(baselines) <= 4 else ())]
+    table = _table(f"final training loss: {_terms(summary)}", "task")
+    for name in (*map(escape, shown), *((BEST,) if baselines else ()), *(("decided",) if learned else ())):
         table.add_column(name, justify="right", overflow="fold")
-    for name, o in sorted(summary.overall.items(), key=lambda item: (item[1].ratio.mean is None, item[1].ratio.mean)):
-        v = o.verdicts
-        table.add_row(
-            escape(name),
-            _range(o.ratio),
-            f"{o.tasks_compared} of {o.tasks}",
-            f"{v['better']} / {v['undecided']} / {v['worse']}",
-            str(o.best_baseline),
-            f"{o.diverged_all_trials} of {o.runs}",
-            style="bold" if o.kind == "learned" else None,
-        )
+    for task, results in summary.per_task.items():
+        best = min(baselines, key=lambda name: _rank(results[name]), default=None)
+        cells = [_lost(results[name]) or with_interval(results[name].final_train_loss) for name in shown]
+        if best is not None:
+            loss = "" if best in shown else f"{with_interval(results[best].final_train_loss)} "
+            cells.append(f"{loss}{escape(best)}")
+        if learned:
+            comparisons = [results[name].comparison for name in learned]
+            cells.append(", ".join("-" if c is None else c.verdict for c in comparisons))
+        table.add_row(escape(task), *cells)
+    hidden = [name for name in summary.overall if name not in (*shown, *baselines)]
+    more = f" Left out: {escape(', '.join(hidden))}, in summary.json." if hidden else ""
+    table.caption = (
+        f"± {LEVEL:.0%} over seeds. lost: diverged seeds at the best trial. decided: {escape(', '.join(learned))} "
+        f"against the best baseline of the task.{more}"
+        if learned
+        else f"± {LEVEL:.0%} over seeds. lost: diverged seeds at the best trial."
+    )
+    return table
+
+
+def overall_table(summary: Summary) -> Table:
+    """One row per optimizer and budget of the baselines, against the best baseline of each task."""
+    table = _table(f"overall: {len(summary.per_task)} tasks, {_terms(summary)}")
+    names = ("budget", "train ratio", "tasks better", "+ / ? / -", "valid ratio", "valid not worse", "speed-up")
+    for name in (*names, "target reached", "failed", "update"):
+        table.add_column(name, justify="right", overflow="fold")
+    for name, o in sorted(
+        summary.overall.items(), key=lambda item: (item[1].kind != "learned", _order(summary, item[0]))
+    ):
+        for n, at in sorted(o.budgets.items(), reverse=True):
+            if o.kind == "baseline" and n != max(o.budgets):
+                continue
+            versus = at.versus.get(BEST)
+            v = None if versus is None else versus.train.verdicts
+            cost = summary.overhead.get(name)
+            table.add_row(
+                escape(name),
+                str(n),
+                "-" if versus is None else _range(versus.train.iqm),
+                "-" if versus is None else _share(versus.train.better),
+                "-" if v is None else f"{v['better']} / {v['undecided']} / {v['worse']}",
+                "-" if versus is None else _range(versus.valid.iqm),
+                "-" if versus is None else _share(versus.valid.not_worse),
+                "-" if versus is None or versus.speedup is None else _range(versus.speedup.iqm),
+                "-" if at.target is None else f"{at.target.count}/{at.target.n}",
+                str(at.failed),
+                "-" if cost is None else f"{cost.update_ratio:.2g}x",
+                style="bold" if o.kind == "learned" else None,
+            )
+    table.caption = (
+        "against the best baseline of each task, tuned with the trials of `budget`; learned optimizers have one "
+        "trial. ratio, speed-up: interquartile means over tasks "
+        f"[{LEVEL:.0%}, bootstrap over tasks, from 4 tasks on], failures counted as the worst, - where they decide. "
+        "+ / ? / -: better, undecided, worse on the final training loss, Student's paired test over seeds, without "
+        "correction. "
+        "target: validation loss of the best baseline. failed: tasks with a diverged seed. update: time in those of "
+        "optax.adam."
+    )
     return table
 
 
@@ -89,19 +150,61 @@ def with_interval(figure: Figure) -> str:
     return f"{figure.mean:.4g} ± {figure.high - figure.mean:.2g}"
 
 
+def _table(title: str, first: str = "optimizer") -> Table:
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    table.add_column(first, overflow="fold", min_width=20)
+    return table
+
+
+def _terms(summary: Summary) -> str:
+    """What the numbers of every table depend on."""
+    budgets = sorted({n for name, n in summary.budgets.items() if summary.overall[name].kind == "baseline"})
+    tuning = f", {' or '.join(map(str, budgets))} trials per baseline" if budgets else ""
+    return f"{summary.configuration['steps']} steps, {len(summary.seeds)} seeds{tuning}"
+
+
+def _rank(result: Result) -> tuple[int, bool, float]:
+    mean = result.final_train_loss.mean
+    return result.diverged, mean is None, mean or 0.0
+
+
+def _order(summary: Summary, name: str) -> tuple[bool, float]:
+    versus = summary.overall[name].budgets[max(summary.overall[name].budgets)].versus.get(BEST)
+    mean = None if versus is None else versus.train.iqm.mean
+    return mean is None, mean or 0.0
+
+
 def _range(figure: Figure) -> str:
     if figure.mean is None:
         return "-"
-    if figure.low is None:
+    if figure.low is None and figure.high is None:
         return f"{figure.mean:.3g}"
-    return f"{figure.mean:.3g} [{figure.low:.3g}, {figure.high:.3g}]"
+    low, high = ("…" if end is None else f"{end:.3g}" for end in (figure.low, figure.high))
+    return f"{figure.mean:.3g} [{low}, {high}]"
+
+
+def _share(share: Share) -> str:
+    return f"{share.count}/{share.n} [{share.low:.0%}, {share.high:.0%}]" if share.n else "-"
+
+
+def _settings(r: Result) -> str:
+    """Rate, schedule and weight decay of the best trial."""
+    if r.learning_rate is None:
+        return "-"
+    rate = f"{r.learning_rate:g}" + (f" ({r.rate_at_edge}!)" if r.rate_at_edge else "")
+    rest = [] if r.schedule in (None, "constant") else [r.schedule]
+    return " ".join([rate, *rest, *([f"wd {r.weight_decay:g}"] if r.weight_decay else [])])
 
 
 def _versus(result: Result) -> str:
-    comparison: Comparison | None = result.comparison
+    comparison = result.comparison
     if comparison is None:
-        return "best baseline" if result.kind == "baseline" and result.mean_train_loss.n else "-"
+        return BEST if result.kind == "baseline" and result.final_train_loss.n else "-"
     return f"{_range(comparison.ratio)} {comparison.verdict}"
+
+
+def _lost(result: Result) -> str:
+    return f"{result.diverged} of {result.seeds} lost" if result.diverged else ""
 
 
 def _diverged(result: Result) -> str:
@@ -110,19 +213,8 @@ def _diverged(result: Result) -> str:
     return best if result.trials == 1 else f"{best} ({result.diverged_all_trials}/{result.trials * result.seeds})"
 
 
-def _caption(results: dict[str, Result], summary: Summary) -> str:
+def _caption(results: dict[str, Result]) -> str:
     compiling = sum(r.compile_seconds for r in results.values())
-    lines = [
-        "mean loss: training loss averaged over all steps. "
-        f"± and [ ]: {LEVEL:.0%} intervals over {len(summary.seeds)} seeds, the same initialisations and batches "
-        "for all. trials: tuning budget; shown is the best by mean loss on these very seeds. vs best baseline: "
-        "ratio of mean losses, paired by seed. diverged: seeds at the best rate (runs of all trials). "
-        f"s/run: of the whole program, without compilation ({compiling:.1f} s in all); no measure of overhead."
-    ]
     edges = [escape(name) for name, r in results.items() if r.rate_at_edge]
-    if edges:
-        lines.append(
-            "(lowest!) (highest!): the best rate is the end of the grid, a wider one could do better: "
-            f"{', '.join(edges)}."
-        )
-    return "\n".join(lines)
+    wider = "(lowest!) (highest!): the best rate is the end of the grid, a wider one could do better: "
+    return f"compiled in {compiling:.1f} s. {wider + ', '.join(edges) + '.' if edges else ''}".rstrip()

@@ -53,7 +53,7 @@ class ScaledSGD:
     name = "scaled_sgd"
 
     def transform(self, theta, *, num_steps=None):
-        def update(updates, count, params=None, *, value):
+        def update(updates, count, params=None, *, value, **extra):
             scale = -theta["rate"] * (1.0 - count / num_steps) * value / (1.0 + value)
             return jax.tree.map(lambda g: scale * g, updates), count + 1
 

@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 
 from meta_train.evaluate import statistics
-from meta_train.evaluate.statistics import Figure
+from meta_train.evaluate.statistics import Figure, Share
 
 A = [0.30, 0.25, 0.40, 0.35, 0.20]
 B = [0.33, 0.30, 0.41, 0.37, 0.29]
@@ -44,19 +44,51 @@ def test_pairing_narrows_the_interval():
     np.testing.assert_allclose((figure.mean, figure.low, figure.high), -0.1, rtol=1e-6)
 
 
-def test_ratio_by_hand():
-    # logarithms -ln 2 and ln 2 - ln 4 = -ln 2: no spread
-    figure = statistics.paired_ratio([1.0, 2.0], [2.0, 4.0])
-    np.testing.assert_allclose((figure.mean, figure.low, figure.high), 0.5, rtol=1e-12)
+def test_ratio_of_logs_by_hand():
     # logarithms 0 and ln 4: mean ln 2, s = ln 4 / sqrt(2), half width t_{1} ln 4 / 2 = 12.7062 ln 2
-    figure = statistics.paired_ratio([1.0, 4.0], [1.0, 1.0])
+    figure = statistics.ratio_of_logs([0.0, math.log(4.0)])
     np.testing.assert_allclose(figure.mean, 2.0, rtol=1e-12)
     np.testing.assert_allclose(figure.high, 2.0 ** (1 + 12.7062047), rtol=1e-6)
+    assert statistics.ratio_of_logs([]) == Figure(None, None, None, 0)
 
 
-def test_ratio_of_numbers_that_are_not_positive_is_empty():
-    assert statistics.paired_ratio([1.0, -1.0], [1.0, 1.0]) == Figure(None, None, None, 0)
-    assert statistics.paired_ratio([], []) == Figure(None, None, None, 0)
+def test_paired_p_is_that_of_scipy():
+    assert statistics.paired_p(A, B) == pytest.approx(scipy.stats.ttest_rel(A, B).pvalue, rel=1e-12)
+    assert statistics.paired_p(B, A) == pytest.approx(scipy.stats.ttest_rel(A, B).pvalue, rel=1e-12)
+
+
+@pytest.mark.parametrize("a, b, p", [([1.0], [2.0], None), ([], [], None), ([1.0] * 3, [2.0] * 3, 0.0), (A, A, 1.0)])
+def test_paired_p_without_spread_or_pairs(a, b, p):
+    assert statistics.paired_p(a, b) == p
+
+
+def test_rank_and_sign_tests_cannot_decide_with_five_seeds():
+    """Why the test is Student's: differences as clear as can be."""
+    assert scipy.stats.wilcoxon([1.0, 2.0, 3.0, 4.0, 5.0]).pvalue == pytest.approx(2 / 2**5)
+    assert scipy.stats.wilcoxon([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).pvalue == pytest.approx(2 / 2**6)
+    assert 2 / 2**5 > 0.05 > 2 / 2**6
+
+
+def test_holm_by_hand():
+    # sorted .01 .02 .03 .04: times 4, 3, 2, 1 = .04 .06 .06 .04, and never below the one before
+    assert statistics.holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert statistics.holm([0.9, 0.8]) == [1.0, 1.0]
+    assert statistics.holm([0.03]) == [0.03]
+    assert statistics.holm([]) == []
+
+
+def test_share_has_the_interval_of_clopper_and_pearson():
+    # Of none of n the upper end is 1 - (0.05 / 2)^(1 / n), of all the lower end (0.05 / 2)^(1 / n).
+    none, every = statistics.share(0, 10), statistics.share(10, 10)
+    assert (none.share, none.low, every.share, every.high) == (0.0, 0.0, 1.0, 1.0)
+    assert none.high == pytest.approx(1 - 0.025**0.1)
+    assert every.low == pytest.approx(0.025**0.1)
+    # Quantiles of the beta distributions otherwise.
+    some = statistics.share(17, 20)
+    assert (some.count, some.n, some.share) == (17, 20, 0.85)
+    assert some.low == pytest.approx(scipy.stats.beta.ppf(0.025, 17, 4))
+    assert some.high == pytest.approx(scipy.stats.beta.ppf(0.975, 18, 3))
+    assert statistics.share(0, 0) == Share(0, 0, None, None, None)
 
 
 def test_one_stratum_is_student():

@@ -7,9 +7,16 @@ import pytest
 from learned_opt.errors import InputError
 from meta_train.evaluate import store
 
-CONFIGURATION = {"steps": 3, "optimizers": {"a": {"kind": "baseline"}, "x/b": {"kind": "learned"}}}
+CONFIGURATION = {
+    "steps": 3,
+    "seeds": 2,
+    "tasks": ["t"],
+    "optimizers": {"a": {"kind": "baseline", "trials": [{}, {}]}, "x/b": {"kind": "learned", "trials": [{}]}},
+}
 RUNS = {("t", "a"): 4, ("t", "x/b"): 2}
-CURVES = {**store.windows(np.ones((2, 2, 3), np.float32)), "compile_seconds": np.float64(1.0)}
+SCALARS = dict.fromkeys(("compile_seconds", "state_bytes", "param_bytes"), np.float64(1.0))
+VALID = {"valid_loss": np.ones((2, 2, 2), np.float32), "valid_step": np.array([0, 3])}
+CURVES = {**store.windows(np.ones((2, 2, 3), np.float32)), **VALID, **SCALARS}
 
 
 def group(optimizer, n):
@@ -18,7 +25,7 @@ def group(optimizer, n):
 
 
 def fill(out):
-    with store.opened(out, CONFIGURATION, RUNS) as results:
+    with store.opened(out, CONFIGURATION) as results:
         for (_, name), n in RUNS.items():
             if ("t", name) not in results.groups:
                 results.add(group(name, n), CURVES)
@@ -28,7 +35,7 @@ def fill(out):
 def test_results_come_back(tmp_path):
     groups = fill(tmp_path)
     before = (tmp_path / "results.jsonl").read_bytes()
-    with store.opened(tmp_path, CONFIGURATION, RUNS) as results:
+    with store.opened(tmp_path, CONFIGURATION) as results:
         assert results.groups == groups
     assert (tmp_path / "results.jsonl").read_bytes() == before
     assert len(before.splitlines()) == 6
@@ -42,15 +49,31 @@ def test_rows_that_lack_a_field_and_damaged_curves_are_run_again(tmp_path):
     path.write_text("\n".join([json.dumps(lacking), *rest]) + "\n")
     curves = store.curves_path(tmp_path, "t", "x/b")
     curves.write_bytes(curves.read_bytes()[:-30])
-    with store.opened(tmp_path, CONFIGURATION, RUNS) as results:
+    with store.opened(tmp_path, CONFIGURATION) as results:
         assert results.groups == {}
+
+
+def test_losses_that_are_no_numbers_are_run_again(tmp_path):
+    fill(tmp_path)
+    path = tmp_path / "results.jsonl"
+    first, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps(json.loads(first) | {"final_train_loss": "x"}), *rest]) + "\n")
+    with store.opened(tmp_path, CONFIGURATION) as results:
+        assert list(results.groups) == [("t", "x/b")]
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"optimizers": 3}'])
+def test_a_configuration_of_something_else_is_refused(tmp_path, content):
+    (tmp_path / "evaluation.json").write_text(content)
+    with pytest.raises(InputError, match="is not the configuration"), store.opened(tmp_path, CONFIGURATION):
+        pass
 
 
 def test_directory_of_something_else_is_refused(tmp_path):
     (tmp_path / "weights.safetensors").write_text("")
     with (
         pytest.raises(InputError, match=r"holds weights\.safetensors but no evaluation\.json"),
-        store.opened(tmp_path, CONFIGURATION, RUNS),
+        store.opened(tmp_path, CONFIGURATION),
     ):
         pass
 
@@ -62,7 +85,7 @@ def test_a_kill_at_any_byte_loses_and_repeats_nothing(tmp_path):
     first = sum(len(line) for line in whole.splitlines(keepends=True)[:4])
     for cut in sorted({*range(0, len(whole), 9), first - 1, first, len(whole) - 1}):
         path.write_bytes(whole[:cut])
-        with store.opened(tmp_path, CONFIGURATION, RUNS) as results:
+        with store.opened(tmp_path, CONFIGURATION) as results:
             # The last newline carries no information: without it the group is there in full.
             assert len(results.groups) == (cut >= first - 1) + (cut >= len(whole) - 1)
             assert path.read_bytes() == whole[: first if cut >= first - 1 else 0] + whole[first:] * (
@@ -75,7 +98,7 @@ def test_a_kill_at_any_byte_loses_and_repeats_nothing(tmp_path):
 def test_a_group_without_its_curves_is_run_again(tmp_path):
     fill(tmp_path)
     store.curves_path(tmp_path, "t", "a").unlink()
-    with store.opened(tmp_path, CONFIGURATION, RUNS) as results:
+    with store.opened(tmp_path, CONFIGURATION) as results:
         assert list(results.groups) == [("t", "x/b")]
 
 
@@ -84,37 +107,66 @@ def test_a_file_of_something_else_between_the_lines_is_dropped(tmp_path):
     path = tmp_path / "results.jsonl"
     whole = path.read_bytes()
     path.write_bytes(b"[1]\n\x00\x00\n" + whole)
-    with store.opened(tmp_path, CONFIGURATION, RUNS):
+    with store.opened(tmp_path, CONFIGURATION):
         assert path.read_bytes() == whole
 
 
 def test_another_configuration_is_refused_with_the_difference(tmp_path):
     fill(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    asked = {"steps": 5, "optimizers": {"a": {"kind": "baseline"}, "c": {"kind": "learned"}}, "seeds": 2}
-    with pytest.raises(InputError) as caught, store.opened(tmp_path, asked, RUNS):
+    optimizers = {"a": {"kind": "learned", "trials": [{}]}, "c": {"kind": "learned", "trials": [{}]}}
+    asked = {"steps": 5, "seeds": 2, "tasks": ["t"], "suite": "s", "optimizers": optimizers}
+    with pytest.raises(InputError) as caught, store.opened(tmp_path, asked):
         pass
     message = str(caught.value)
     assert "\n" not in message and str(tmp_path) in message and "--out" in message
     assert "steps: 3 there, 5 asked" in message
-    assert 'optimizers.x/b: present there, "absent" asked' in message
-    assert 'optimizers.c: "absent" there, present asked' in message
-    assert 'seeds: "absent" there, 2 asked' in message
+    assert 'suite: "absent" there, "s" asked' in message
+    assert 'optimizers.a.kind: "baseline" there, "learned" asked' in message
+    assert "x/b" not in message and "optimizers.c" not in message
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_other_optimizers_are_added(tmp_path):
+    groups = fill(tmp_path)
+    asked = CONFIGURATION | {"optimizers": {"c": {"kind": "learned", "trials": [{}]}}}
+    with store.opened(tmp_path, asked) as results:
+        assert results.groups == groups
+        results.add(group("c", 2), CURVES)
+    assert list(json.loads((tmp_path / "evaluation.json").read_text())["optimizers"]) == ["a", "x/b", "c"]
+    with store.opened(tmp_path, CONFIGURATION) as results:
+        assert set(results.groups) == {*groups, ("t", "c")}
+
+
+def test_groups_that_cannot_be_used_are_dropped_if_they_are_asked_for(tmp_path):
+    fill(tmp_path)
+    asked = CONFIGURATION | {"optimizers": {"a": CONFIGURATION["optimizers"]["a"]}}
+    with store.opened(tmp_path, asked, usable=lambda rows: False) as results:
+        assert set(results.groups) == {("t", "x/b")}
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 2
+
+
+def test_rows_are_amended(tmp_path):
+    groups = fill(tmp_path)
+    with store.opened(tmp_path, CONFIGURATION) as results:
+        results.amend({("t", "a"): [row | {"more": 1} for row in groups["t", "a"]]})
+    with store.opened(tmp_path, CONFIGURATION) as results:
+        assert all(row["more"] == 1 for row in results.groups["t", "a"])
+        assert results.groups["t", "x/b"] == groups["t", "x/b"]
 
 
 def test_results_of_something_else_are_not_touched(tmp_path):
     (tmp_path / "results.jsonl").write_text("precious\n")
-    with pytest.raises(InputError, match=r"no evaluation\.json"), store.opened(tmp_path, CONFIGURATION, RUNS):
+    with pytest.raises(InputError, match=r"no evaluation\.json"), store.opened(tmp_path, CONFIGURATION):
         pass
     assert (tmp_path / "results.jsonl").read_text() == "precious\n"
 
 
 def test_one_evaluation_at_a_time(tmp_path):
     with (
-        store.opened(tmp_path, CONFIGURATION, RUNS),
+        store.opened(tmp_path, CONFIGURATION),
         pytest.raises(InputError, match="another evaluation"),
-        store.opened(tmp_path, CONFIGURATION, RUNS),
+        store.opened(tmp_path, CONFIGURATION),
     ):
         pass
     with (tmp_path / ".lock").open() as lock:  # free again

@@ -9,29 +9,11 @@ import optax
 import pytest
 from evaluate_toy import ScaledSGD, linear
 
-from meta_train.evaluate import baselines, contenders, names
+from meta_train.evaluate import baselines, contenders
 from meta_train.evaluate import sweep as sweeping
 from meta_train.evaluate.sweep import sweep
 
 STEPS = 12
-
-
-@pytest.mark.parametrize(
-    "centre, n, rates",
-    [
-        (1e-2, 7, (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)),
-        (1e-1, 7, (3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)),
-        (3e-3, 3, (1e-3, 3e-3, 1e-2)),
-        (1e-2, 2, (1e-2, 3e-2)),
-        (1e-2, 1, (1e-2,)),
-    ],
-)
-def test_rate_grid(centre, n, rates):
-    assert baselines.rate_grid(centre, n) == rates
-
-
-def test_every_baseline_is_listed_with_its_description():
-    assert list(baselines.TABLE) == list(names.BASELINES) == sorted(names.BASELINES)
 
 
 @functools.cache
@@ -50,44 +32,50 @@ def reference(task, optimizer, key, evaluation_params=lambda state, params: para
     init_key, steps_key = jax.random.split(key)
     params, _ = task.init(init_key)
     state = optimizer.init(params)
-    losses = []
+    moments = np.round(np.linspace(0, STEPS, 11))
+    losses, valid = [], [task.evaluate(params, {}, "valid")]
     for t in range(STEPS):
         batch_key, loss_key = jax.random.split(jax.random.fold_in(steps_key, t))
         loss, grads = gradient(task, params, task.batch(batch_key), loss_key)
         losses.append(loss)
         updates, state = optimizer.update(grads, state, params, value=loss)
         params = optax.apply_updates(params, updates)
-    params = evaluation_params(state, params)
-    return np.array(losses), task.evaluate(params, {}, "train"), task.evaluate(params, {}, "valid")
-
-
-@pytest.mark.parametrize("name", names.BASELINES)
-def test_a_rate_may_be_traced_and_dtypes_are_stable(name):
-    entry, params = baselines.TABLE[name], {"w": jnp.ones(3), "b": jnp.ones(())}
-
-    def update(rate):
-        optimizer = optax.with_extra_args_support(entry.make(rate))
-        state = optimizer.init(params)
-        updates, after = optimizer.update(params, state, params, value=jnp.float32(1.0))
-        return state, after, optax.apply_updates(params, updates), entry.evaluation_params(after, params)
-
-    before, after, *moved = jax.eval_shape(update, jnp.float32(0.1))
-    like = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
-    assert like(before) == like(after)
-    assert all(like(tree) == like(params) for tree in moved)
+        if t + 1 in moments:
+            valid.append(task.evaluate(evaluation_params(state, params), {}, "valid"))
+    train = task.evaluate(evaluation_params(state, params), {}, "train")
+    return np.array(losses), train, np.array(valid)
 
 
 @pytest.mark.parametrize("name", ["adam", "schedule_free_adamw"])
 def test_a_sweep_is_a_plain_loop_for_each_rate_and_seed(name):
     entry = baselines.TABLE[name]
-    optimizer = optax.with_extra_args_support(entry.make(baselines.rate_grid(entry.centre, 3)[2]))
+    assert contenders.baseline(name, 3).trials[1]["learning_rate"] == 0.03
+    optimizer = optax.with_extra_args_support(entry.make(lambda count: 0.03, 0.0))
     key = jax.random.fold_in(sweeping.task_key(5, "linear"), 1)
     losses, train, valid = reference(linear(), optimizer, key, entry.evaluation_params)
-    assert swept(name).losses.shape == (3, 3, STEPS)
-    np.testing.assert_allclose(swept(name).losses[2, 1], losses, rtol=2e-5)
-    np.testing.assert_allclose(swept(name).final_train_loss[2, 1], train, rtol=2e-5)
-    np.testing.assert_allclose(swept(name).final_valid_loss[2, 1], valid, rtol=2e-5)
-    assert train != valid
+    run = swept(name)
+    assert run.losses.shape == (3, 3, STEPS)
+    np.testing.assert_allclose(run.losses[1, 1], losses, rtol=2e-5)
+    np.testing.assert_allclose(run.final_train_loss[1, 1], train, rtol=2e-5)
+    np.testing.assert_array_equal(run.valid_steps, [0, 1, 2, 4, 5, 6, 7, 8, 10, 11, 12])
+    np.testing.assert_allclose(run.valid_losses[1, 1], valid, rtol=2e-5)
+    assert train != valid[-1]
+
+
+@pytest.mark.parametrize(
+    "steps, expected",
+    [(1, [0, 1]), (5, [0, 1, 2, 3, 4, 5]), (20, list(range(0, 21, 2))), (200, list(range(0, 201, 20)))],
+)
+def test_moments_are_even_and_hold_both_ends(steps, expected):
+    assert set(sweeping.moments(steps).tolist()) <= set(expected)
+    assert sweeping.moments(steps)[[0, -1]].tolist() == [0, steps]
+    assert len(sweeping.moments(steps)) == min(len(expected), 11)
+
+
+def test_sizes_of_parameters_and_state():
+    size = sweeping.sizes(linear(), contenders.baseline("adam", 7), STEPS)
+    assert size.params == 3 * 4
+    assert size.state == 2 * 3 * 4 + 2 * 4  # two moments; the steps of Adam and of its schedule
 
 
 def test_a_learned_optimizer_gets_weights_number_of_steps_and_loss():
@@ -97,7 +85,7 @@ def test_a_learned_optimizer_gets_weights_number_of_steps_and_loss():
     optimizer = optax.with_extra_args_support(ScaledSGD().transform(theta, num_steps=STEPS))
     losses, _, valid = reference(task, optimizer, jax.random.fold_in(sweeping.task_key(0, "linear"), 0))
     np.testing.assert_allclose(run.losses[0, 0], losses, rtol=2e-5)
-    np.testing.assert_allclose(run.final_valid_loss[0, 0], valid, rtol=2e-5)
+    np.testing.assert_allclose(run.valid_losses[0, 0], valid, rtol=2e-5)
 
 
 def test_seeds_are_paired_over_trials_and_optimizers_and_differ_from_each_other():
@@ -122,11 +110,11 @@ def test_keys_differ_by_seed_and_task_and_from_those_of_meta_training():
 def test_chunks_change_nothing(at_once):
     """Two runs at once split the three trials, seven the three seeds; neither divides evenly."""
     contender = contenders.baseline("adam", 3)
-    memory = at_once * sweeping.bytes_per_run(linear(), contender, STEPS)
+    memory = at_once * sweeping.sizes(linear(), contender, STEPS).run
     chunked = sweep(linear(), contender, steps=STEPS, seeds=3, seed=5, memory=memory)
     np.testing.assert_allclose(chunked.losses, swept("adam").losses, rtol=1e-5)
     np.testing.assert_allclose(chunked.final_train_loss, swept("adam").final_train_loss, rtol=1e-5)
-    np.testing.assert_allclose(chunked.final_valid_loss, swept("adam").final_valid_loss, rtol=1e-5)
+    np.testing.assert_allclose(chunked.valid_losses, swept("adam").valid_losses, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +132,7 @@ def test_chunks(n, at_once, expected):
 
 def test_memory_estimate_counts_what_is_held():
     # At least twice 3 weights, their gradient and Adam's two moments, in float32.
-    assert sweeping.bytes_per_run(linear(), contenders.baseline("adam", 1), 4) > 2 * 4 * 3 * 4
+    assert sweeping.sizes(linear(), contenders.baseline("adam", 1), 4).run > 2 * 4 * 3 * 4
 
 
 def test_seconds_exclude_compilation():
