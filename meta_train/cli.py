@@ -21,7 +21,9 @@ import tyro
 
 from learned_opt.errors import InputError
 from meta_train.config import MetaTrainConfig
+from meta_train.data_commands import tasks_command
 from meta_train.errors import RunFailed
+from meta_train.estimators_command import estimators_command
 from meta_train.presets import PRESETS
 from tasks.errors import InputError as TaskInputError
 
@@ -154,6 +156,13 @@ def evaluate_command(argv: Sequence[str]) -> int:
     return evaluate.run(args)
 
 
+def report_command(argv: Sequence[str]) -> int:
+    """`learned-opt report`."""
+    from meta_train import report
+
+    return report.run(_parse(report.ReportArgs, argv, command="report"))
+
+
 def list_command(argv: Sequence[str]) -> int:
     """`learned-opt list`."""
     args = _parse(ListArgs, argv, command="list")
@@ -170,7 +179,10 @@ def list_command(argv: Sequence[str]) -> int:
 COMMANDS = {
     "meta-train": Command("find the weights of a learned optimizer, or resume", meta_train_command),
     "evaluate": Command("compare optimizers on a suite of tasks", evaluate_command),
+    "report": Command("show an evaluation as one HTML file", report_command),
+    "tasks": Command("prepare data sets, or make them from your files", tasks_command),
     "export": Command("release the weights of a run, or of another project, under a name", export_command),
+    "estimators": Command("studies of the meta-gradient estimators", estimators_command),
     "list": Command("names of pretrained weights, presets, tasks, suites and optimizers", list_command),
 }
 

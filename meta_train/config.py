@@ -6,11 +6,16 @@ Importing this module loads no JAX. A configuration is saved whole as JSON and r
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from learned_opt.errors import InputError
 
-EstimatorKind = Literal["es-single", "pes", "truncated-es", "full-es"]
+EstimatorKind = Literal[
+    "es-single", "pes", "gpes", "truncated-es", "full-es", "forward", "truncated-backprop", "backprop",
+    "pes-analytic", "mix", "guided",
+]  # fmt: skip
+EVOLUTION = ("es-single", "pes", "gpes", "truncated-es", "full-es", "guided")
+"""Kinds that weight noise with differences of losses."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +53,39 @@ class EstimatorConfig:
     """How the gradient of the meta-loss is estimated."""
 
     kind: EstimatorKind
-    """Evolution strategy: es-single keeps its noise for an episode, pes renews it every window, truncated-es
-    forgets what came before the window, full-es runs whole episodes."""
+    """Evolution strategy: es-single keeps its noise for an episode, pes renews it every window, gpes every
+    `interval` steps, truncated-es forgets what came before the window, full-es runs whole episodes, guided prefers
+    the directions of truncated gradients. Derivative: truncated-backprop, backprop of whole episodes, forward along
+    random directions. Both: pes-analytic, and mix, weighted by variances. See docs/estimators.md."""
     pairs: int
-    """Antithetic pairs N."""
+    """Antithetic pairs N; particles of backprop, directions of forward."""
     window: int
-    """Inner steps W per estimate; full-es takes the longest horizon instead."""
+    """Inner steps W per estimate; full-es and backprop take the longest horizon instead."""
     sigma: float
-    """Standard deviation of the noise on a weight."""
+    """Standard deviation of the noise on a weight; backprop and forward have none."""
+    interval: int | None = None
+    """Inner steps K between noise draws, of gpes, forward and guided; None: once an episode."""
+    phases: Literal["spread", "uniform", "lockstep"] = "spread"
+    """Where in their episodes the pairs start: evenly spread, drawn, or all together."""
+    burn_in: int = 0
+    """Inner steps of every particle before the first estimate; the longest horizon makes it like all others."""
+    objective: Literal["mean", "final", "validation"] = "mean"
+    """Mean training loss over the steps, that of the last step, or mean validation loss after each step (costly)."""
+    shaping: Literal["none", "sign", "rank", "standardised"] = "none"
+    """What replaces the differences of losses that weight the noise; all but none bias the gradient."""
+    rank: int | None = None
+    """Rank of the noise on matrices of at least 65,536 weights, of es-single, truncated-es and full-es; None: dense."""
+    scales: dict[str, float] = field(default_factory=dict)
+    """Factors on sigma, as pairs of a part of a leaf's path and its factor: lstm 0.5."""
+    alpha: float = 0.5
+    """Of guided: share of the noise's variance that is spread over all weights."""
+    subspace: int = 1
+    """Of guided: truncated gradients that span the subspace."""
+    segment: int | None = None
+    """Of kinds that backpropagate: steps whose values are recomputed together, to save memory; None: keep all."""
+    reference: EstimatorKind | None = None
+    """A second estimator with the same pairs, window, sigma and phases, run beside the first, other settings at their
+    defaults; the cosine of their gradients is a metric."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +157,56 @@ class MetaTrainConfig:
             warmup,
             f"fewer than the {self.steps} outer steps",
         )
+        _check_estimator(self.estimator, self.horizon)
+
+
+def _check_estimator(config: EstimatorConfig, horizon: HorizonConfig) -> None:
+    """Refuse settings that do not belong together."""
+    kind = config.kind
+    for name in ("interval", "rank", "segment"):
+        value = getattr(config, name)
+        _require(value is None or 1 <= value < 2**31, f"estimator.{name}", value, "none, or from 1 to 2147483647")
+    _require(0 <= config.burn_in < 2**31, "estimator.burn_in", config.burn_in, "from 0 to 2147483647")
+    _require(config.subspace >= 1, "estimator.subspace", config.subspace, "at least 1")
+    _require(0 <= config.alpha <= 1, "estimator.alpha", config.alpha, "a number from 0 to 1")
+    for part, factor in config.scales.items():
+        _require(0 < factor < math.inf, f"estimator.scales.{part}", factor, "a finite factor above 0")
+    _require(config.reference != kind, "estimator.reference", config.reference, "another kind than estimator.kind")
+    belongs: dict[str, tuple[bool, tuple[str, ...]]] = {
+        "interval": (config.interval is not None, ("gpes", "forward", "guided")),
+        "rank": (config.rank is not None, ("es-single", "truncated-es", "full-es")),
+        "shaping": (config.shaping != "none", EVOLUTION),
+        "objective": (
+            config.objective == "final",
+            ("es-single", "pes", "gpes", "truncated-es", "full-es", "forward", "truncated-backprop", "backprop"),
+        ),
+        "alpha": (config.alpha != 0.5, ("guided",)),
+        "subspace": (config.subspace != 1, ("guided",)),
+        "segment": (config.segment is not None, ("truncated-backprop", "backprop", "pes-analytic", "mix")),
+        "burn_in": (config.burn_in > 0, tuple(k for k in get_args(EstimatorKind) if k not in ("full-es", "backprop"))),
+        "scales": (bool(config.scales), ("es-single", "pes", "gpes", "truncated-es", "full-es", "pes-analytic", "mix")),
+    }
+    for name, (used, kinds) in belongs.items():
+        if kind not in kinds:
+            value = getattr(config, name)
+            _require(not used, f"estimator.{name}", value, f"the default for {kind}; for {', '.join(kinds)}")
+    for each in (kind, config.reference):
+        _require(
+            each != "gpes" or config.interval is not None,
+            "estimator.interval", config.interval, "inner steps between noise draws for gpes, at least 1",
+        )  # fmt: skip
+        _require(each != "mix" or config.pairs >= 2, "estimator.pairs", config.pairs, "at least 2 for mix")
+        if each in ("pes-analytic", "mix"):
+            whole = horizon.low == horizon.high and horizon.high % config.window == 0
+            span = f"{horizon.low} to {horizon.high}"
+            _require(whole, "horizon", span, f"one horizon for {each}, a multiple of estimator.window {config.window}")
+            aligned = config.phases == "lockstep" or (
+                config.phases == "spread" and horizon.high // config.window % config.pairs == 0
+            )
+            _require(
+                aligned, "estimator.phases", config.phases,
+                f"lockstep for {each}, or spread with estimator.pairs that divide horizon / window",
+            )  # fmt: skip
 
 
 def to_json(config: MetaTrainConfig) -> dict[str, Any]:

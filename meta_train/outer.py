@@ -16,12 +16,16 @@ from learned_opt.rules import make_rule
 from learned_opt.rules.base import Rule
 from meta_train import estimators
 from meta_train.config import MetaOptimizerConfig, MetaTrainConfig
+from meta_train.estimators.objectives import Validated
 from meta_train.horizon import LogUniform
 from meta_train.problem import TaskProblem, mean_loss
+from tasks.catalogue.entries import Library
+from tasks.mixture import draw
+from tasks.streaming import Reservoir
 from tasks.suites import family
 
 PyTree = Any
-Problems = tuple[TaskProblem, ...]
+Problems = tuple[TaskProblem | Validated, ...]
 
 THETA, TASKS, EPISODES, SCORE = range(4)
 """Streams of the run's key: initial weights, drawn tasks, estimators, and the episodes of `score`."""
@@ -36,11 +40,11 @@ class Estimator(Protocol):
         """Inner steps of one estimate, all particles counted."""
         ...
 
-    def init(self, problem: TaskProblem, theta: PyTree, key: Key[Array, ""]) -> PyTree:
+    def init(self, problem: Any, theta: PyTree, key: Key[Array, ""]) -> PyTree:
         """State before the first estimate: everything that changes, a pytree of arrays."""
         ...
 
-    def estimate(self, problem: TaskProblem, theta: PyTree, state: PyTree) -> tuple[PyTree, PyTree, dict[str, Array]]:
+    def estimate(self, problem: Any, theta: PyTree, state: PyTree) -> tuple[PyTree, PyTree, dict[str, Array]]:
         """Gradient like theta; the next state; scalar metrics, `meta_loss` among them."""
         ...
 
@@ -81,6 +85,8 @@ class Experiment:
     rule: Rule
     estimator: Estimator
     problems: Problems
+    reservoirs: tuple[Reservoir, ...] = ()
+    """Streams of the data sets that do not fit on the device; the problems hold their first buffers."""
 
     @property
     def inner_steps(self) -> int:
@@ -150,12 +156,14 @@ def build(config: MetaTrainConfig) -> Experiment:
     """
     rule = make_rule(config.rule.name, config.rule.settings)
     horizon = LogUniform(config.horizon.low, config.horizon.high)
-    tasks = family(config.tasks.family)
     key = jax.random.fold_in(jax.random.key(config.seed), TASKS)
-    problems = tuple(
-        TaskProblem(tasks.sample(jax.random.fold_in(key, i)), rule, horizon) for i in range(config.tasks.samples)
-    )
-    return Experiment(config, rule, estimators.build(config.estimator, max_horizon=config.horizon.high), problems)
+    library = Library(seed=config.seed)
+    tasks = draw(family(config.tasks.family, library=library), key, config.tasks.samples)
+    problems: Problems = tuple(TaskProblem(task, rule, horizon) for task in tasks)
+    if config.estimator.objective == "validation":
+        problems = tuple(Validated(TaskProblem(task, rule, horizon)) for task in tasks)
+    estimator = estimators.build(config.estimator, max_horizon=config.horizon.high)
+    return Experiment(config, rule, estimator, problems, tuple(library.streams))
 
 
 def meta_optimizer(config: MetaOptimizerConfig, steps: int) -> optax.GradientTransformation:

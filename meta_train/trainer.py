@@ -20,6 +20,7 @@ from meta_train.metrics import MetricLog
 from meta_train.outer import Experiment, Problems, Report, State
 from meta_train.progress import Reporter
 from meta_train.signals import stop_on_signals
+from meta_train.streams import Streams
 
 PATIENCE = 20
 """Outer steps in a row without a finite gradient that end a run."""
@@ -67,6 +68,8 @@ def meta_train(config: MetaTrainConfig, out: Path, reporter: Reporter | None = N
         state = jax.device_put(experiment.init(), jax.devices()[0])
         state = state if resumed_at is None else checkpoints.restore(state)
         step = resumed_at or 0
+        streams = Streams(experiment.reservoirs, out)
+        problems = experiment.problems if resumed_at is None else streams.restore(experiment.problems, step)
         run_directory.record_start(out, config, step=step, devices=[str(d.device_kind) for d in jax.devices()])
         if resumed_at is not None:
             reporter.note(f"resuming {out} at outer step {step} of {config.steps}")
@@ -77,15 +80,18 @@ def meta_train(config: MetaTrainConfig, out: Path, reporter: Reporter | None = N
         watch = _Watch(config, log, checkpoints, reporter)
         with log, reporter.running(start=step, steps=config.steps, inner_steps=experiment.inner_steps):
             while step < config.steps and stop.signal is None:
-                state, report = advance(state, experiment.problems)
+                state, report = advance(state, problems)
                 step += 1
+                problems = streams.advance(problems, step)
                 watch.started(step, report)
                 if step % config.checkpoint_every == 0:
                     watch.catch_up()
+                    streams.save(step)
                     checkpoints.save(step, state)
                     reporter.saved(step)
             watch.catch_up()
             if checkpoints.latest != step:
+                streams.save(step)
                 checkpoints.save(step, state)
         seconds = log.seconds
         checkpoints.wait()

@@ -23,3 +23,22 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         folder = tmp_path_factory.mktemp("tensorflow_datasets")
         patch.setenv("TFDS_DATA_DIR", str(folder))
         yield folder
+
+
+OPTIMIZATIONS = {"quick": False}
+"""Whether most optimizations of the compiler are off."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compilation(request: pytest.FixtureRequest) -> None:
+    """Quick for modules with the mark and for `tests/learned_opt`; full for the others.
+
+    JAX finds compiled programs again whatever their optimizations were, and those differ in the last bits: none
+    outlive a change.
+    """
+    marked = request.node.get_closest_marker("quick_compilation") is not None
+    quick = marked or request.path.parent.name == "learned_opt"
+    if OPTIMIZATIONS["quick"] != quick:
+        jax.config.update("jax_disable_most_optimizations", quick)
+        jax.clear_caches()
+        OPTIMIZATIONS["quick"] = quick

@@ -3,9 +3,9 @@
 import ast
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -84,10 +84,10 @@ sys.exit(status)
 """
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
         done = run(code, ROOT)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - start)
         assert done.returncode == 0, done.stderr
         assert "usage" in done.stdout.lower()
-    # 0.2 to 0.3 s on an idle machine; the bound leaves room for a busy one.
+    # Of the processor, 0.2 s: a busy machine is not slow code.
     assert min(seconds) < 1.0

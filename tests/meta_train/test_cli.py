@@ -1,6 +1,6 @@
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from meta_train.presets import PRESETS
     ("args", "expected"),
     [
         (["evalate"], "'evalate': did you mean evaluate?"),
-        (["frobnicate"], "expected one of meta-train, evaluate, export, list"),
+        (["frobnicate"], "expected one of meta-train, evaluate, report, tasks, export, estimators, list"),
         (["meta-train", "quikstart"], "preset 'quikstart': did you mean quickstart?"),
         (["meta-train", "debug"], "--out is missing"),
         (["meta-train", "debug", "--out", "r", "--estimator.windw", "3"], "did you mean --estimator.window"),
@@ -43,8 +43,8 @@ from meta_train.presets import PRESETS
         ),
         (["meta-train", "debug", "--out", ""], "--out is the working directory"),
         (
-            ["evaluate", "--optimizers", "adam", "--suite", "digits", "--out", "e", "--rates", "200"],
-            "rates: 200, expected 1 to 25",
+            ["evaluate", "--optimizers", "adam", "--suite", "digits", "--out", "e", "--trials", "200"],
+            "trials: 200, expected 1 to 42",
         ),
         (["export", "--name", "x"], "missing RUN"),
         (["export", "nowhere", "--name", "x"], "nowhere is no run"),
@@ -75,13 +75,18 @@ def test_help_is_instant_and_loads_no_jax(args: list[str]) -> None:
     )
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = cpu_seconds()
         done = subprocess.run([sys.executable, "-c", program, *args], capture_output=True, text=True, cwd=ROOT)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(cpu_seconds() - start)
         assert done.returncode == 0, done
         assert "quickstart" in done.stdout or "meta-train" in done.stdout
-    # The best of three: a busy machine is not slow code.
     assert min(seconds) < 0.5
+
+
+def cpu_seconds() -> float:
+    """Of the programs that have ended: a busy machine is not slow code."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def test_top_level_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

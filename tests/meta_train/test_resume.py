@@ -15,6 +15,8 @@ import learned_opt
 from meta_train import cli
 from meta_train.checkpointing import Checkpoints
 
+pytestmark = pytest.mark.quick_compilation
+
 
 def test_killed_at_a_random_moment(undisturbed: Path, tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(2**32)
