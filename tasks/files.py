@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,7 @@ def _by_split(path: Path, fields: tuple[str, ...]) -> Splits:
             known = {field for _, field in places.values()}
             if missing := [field for field in fields if field not in known]:
                 raise InputError(f"{path}: no field {missing[0]!r}, expected some of {', '.join(sorted(known))}")
+            _check_spellings(path, places)
             splits: Splits = {}
             for key, (split, field) in places.items():
                 if split is not None and (not fields or field in fields):
@@ -76,6 +78,22 @@ def _by_split(path: Path, fields: tuple[str, ...]) -> Splits:
     if "train" not in splits:
         raise InputError(f"{path}: expected a split train, found {', '.join(splits) or 'no array'}")
     return splits
+
+
+def _check_spellings(path: Path, places: Mapping[str, tuple[str | None, str]]) -> None:
+    """Refuse two names for one thing: of the arrays of one field only the last would be read."""
+    seen: dict[tuple[str | None, str], str] = {}
+    for key, (split, field) in places.items():
+        place = ("valid" if split == "validation" else split, field)
+        if place in seen:
+            raise InputError(
+                f"{path}: arrays {seen[place]!r} and {key!r} are both field {field!r} of split {place[0]!r}, expected "
+                "one of them: rename or remove the other"
+            )
+        seen[place] = key
+    held = {place[0] for place in places.values()} & {"valid", "validation"}
+    if len(held) > 1:
+        raise InputError(f"{path}: arrays of both splits valid and validation, expected one: rename those of one")
 
 
 def _numbers(path: Path, key: str, array: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tasks import stock
 from tasks.errors import DataUnavailable, InputError
 from tasks.storage import Arrays, complete, data_directory, first_line, quiet, read
 
@@ -27,7 +28,8 @@ def import_arrays(name: str, splits: Mapping[str, Arrays], data_dir: str | os.Pa
 
     Args:
       name: what `tasks.data.load` will know it by: lower case letters, digits and underscores. The name of a
-        TFDS set is allowed and stands for that set where TFDS itself has not prepared it.
+        TFDS set is allowed and stands for that set where TFDS itself has not prepared it; those of `tasks.stock`
+        must hold what these sets hold.
       splits: {split: {field: array of shape (N, ...)}}, N >= 1, numbers and booleans, or one field of texts, a
         bytes array of shape (N,). A split's arrays share N; the splits share their fields and each field's type
         and shape per example. Order, types and values are kept, except that a field "label" of non-negative
@@ -42,6 +44,7 @@ def import_arrays(name: str, splits: Mapping[str, Arrays], data_dir: str | os.Pa
       DataUnavailable: where the folder cannot be written.
     """
     _check(name, splits)
+    stock.check(name, splits)
     root = data_directory(data_dir)
     folder = root / name / "1.0.0"
     if not complete(folder):

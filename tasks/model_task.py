@@ -78,9 +78,10 @@ class ModelTask:
     def init(self, key: Key[Array, ""]) -> Variables:
         """Weights {module: {name: array}} and the model's state."""
         key_scale, key_weights = jax.random.split(key)
+        key_state = jax.random.fold_in(key_weights, 0)
         example = jax.eval_shape(lambda k: self.source.batch(k, 1), key)
         example = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example)
-        params, state = self._network().init(key_weights, example, True)
+        params, state = self._network().init(key_state, example, True)
         scale = 1.0 if self.initial_scale == (1.0, 1.0) else log_uniform(key_scale, *self.initial_scale)
         # One draw for all arrays: Haiku's, one an array, takes up to twice as long to run and 7 times to compile.
         # What Haiku drew is dropped, and so never computed in a compiled program.

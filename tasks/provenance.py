@@ -4,12 +4,21 @@ A task is *held out* from a set of training distributions if
 
 1. none of its data sets is in any of them, and
 2. its family is in none of them, or its width, depth or sequence length lies outside the range over which they
-   draw it: `outside` names which.
+   draw it: `outside` names which, and `shared` what keeps a task from being held out.
 """
 
+import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
+from tasks import suites
+from tasks.catalogue import velo
+from tasks.catalogue.entries import Library
+from tasks.data import Dataset, Split
+from tasks.embedded import EMBEDDED
 from tasks.task import Task, TaskFamily
 
 Range = tuple[int, int]
@@ -80,8 +89,48 @@ def outside(task: Provenance, training: Provenance) -> list[str]:
     ]
 
 
+def shared(task: Provenance, training: Provenance) -> list[str]:
+    """Why a task is not held out from training, one entry a reason; empty if it is."""
+    if outside(task, training):
+        return []
+    return [f"data set {name}" for name in sorted(task.data & training.data)] or [
+        f"{family} of a size that is trained on" for family in task.families
+    ]
+
+
+def of_training(distribution: str, drawn: Iterable[str] = ()) -> Provenance:
+    """What weights were trained on, by names; reads no data, so it does not matter which data sets are there.
+
+    Args:
+      distribution: of `suites.FAMILIES`.
+      drawn: names of the tasks that were drawn: they tell which sets stood in for what was not there.
+
+    Raises:
+      InputError: there is no such distribution.
+    """
+    tasks = list(drawn)
+    named = {name for name in (*EMBEDDED, *velo.TEXTS) if any(name in task for task in tasks)}
+    return union([of_family(suites.family(distribution, library=Names())), Provenance(frozenset(named), {})])
+
+
+@dataclass(frozen=True, eq=False)
+class Names(Library):
+    """A data set of one made-up example under any name: what a distribution draws is known without its data."""
+
+    def has(self, name: str) -> bool:
+        """It has all of them."""
+        return True
+
+    def dataset(self, name: str) -> Dataset:
+        """One example with every field."""
+        number, vector = jnp.zeros(1, jnp.int32), jnp.zeros((1, 1))
+        fields = {"image": jnp.zeros((1, 1, 1, 3)), "label": number, "token": number, "x": vector, "y": vector}
+        return Dataset(Split(fields), Split(fields), name, 2)
+
+
 def _data(source: Any) -> frozenset[str]:
-    return frozenset() if source is None else frozenset({source.name.partition("@")[0]})  # mnist@8 is mnist
+    """Name of the set, not of its size, configuration or version: mnist@8 and mnist:3.0.1 are mnist."""
+    return frozenset() if source is None else frozenset({re.split("[@/:]", source.name)[0]})
 
 
 def _module(thing: Any) -> str:

@@ -201,7 +201,7 @@ def find_builder(name: str, root: Path) -> Any:
         near = difflib.get_close_matches(re.split("[/:]", name)[0], sorted(known), n=3)
         raise InputError(
             f"unknown data set {name!r}: expected an embedded one, one of TFDS's, or one in {root}; "
-            f"nearest names: {', '.join(near or EMBEDDED)}"
+            f"{'nearest names' if near else 'embedded are'}: {', '.join(near or sorted(EMBEDDED))}"
         ) from error
     except Exception as error:  # a configuration or version that does not exist, or damaged metadata
         raise InputError(f"data set {name!r} in {root}: {first_line(error)}") from error

@@ -10,7 +10,11 @@ Importing this package does not import JAX: the command line reads `args` and `n
     contenders    names -> optimizers
     sweep         all runs of one optimizer on one task, one compiled program
     store         the directory of results
-    archive       results of baselines that come with the package
+    curves        means of losses over windows of steps
+    archive       makes the results of baselines that come with the package
+    archived      what they hold for an evaluation
+    reuse         what an evaluation takes of them
+    seen          tasks that a learned optimizer may have been trained on
     velodrome     speed-ups over published curves
     overhead      what an update costs beside Adam
     statistics    intervals
@@ -69,7 +73,8 @@ def evaluate(
         accelerators.
       rerun_baselines: train baselines also where their archived results fit.
       overhead: also measure the cost of updates and steps, once per optimizer; see `meta_train.evaluate.overhead`.
-      velodrome_baselines: published curves; the rows of suite `velodrome` then have `velodrome_speedup`.
+      velodrome_baselines: published curves, for the suite `velodrome` alone: its rows then have `velodrome_speedup`,
+        and the summary has means and intervals of them.
       archive: folder of archived results; None: that of the package.
 
     Raises:

@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +36,8 @@ class Contender:
     """Weights of a learned optimizer."""
     evaluation_params: Callable[[PyTree, PyTree], PyTree] = baselines.trained_params
     """(optimizer state, trained parameters) -> the parameters whose final losses count."""
+    card: Mapping[str, Any] = field(default_factory=dict)
+    """Of a learned optimizer, what its maker tells; see `learned_opt.pretrained`."""
 
     def identity(self, steps: int) -> dict[str, Any]:
         """What results must agree on to belong to the same contender; JSON values."""
@@ -88,7 +90,7 @@ def baseline(name: str, trials: int) -> Contender:
     )
 
 
-def learned(name: str, rule: Any, theta: PyTree) -> Contender:
+def learned(name: str, rule: Any, theta: PyTree, card: Mapping[str, Any] | None = None) -> Contender:
     """The learned optimizer `rule` with weights `theta`: one trial, told how many steps there will be."""
     return Contender(
         name=name,
@@ -96,6 +98,7 @@ def learned(name: str, rule: Any, theta: PyTree) -> Contender:
         make=lambda theta, settings, steps: rule.transform(theta, num_steps=steps),
         trials=({},),
         theta=theta,
+        card=card or {},
     )
 
 
@@ -111,7 +114,7 @@ def resolve(name: str, *, trials: int) -> Contender:
     released = learned_opt.list_pretrained()
     if Path(name).is_dir() or name in released:
         loaded = learned_opt.load_pretrained(name)
-        return learned(name, loaded.rule, loaded.theta)
+        return learned(name, loaded.rule, loaded.theta, loaded.card)
     near = difflib.get_close_matches(name, [*baselines.TABLE, *released], n=3)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise InputError(

@@ -17,6 +17,7 @@ import numpy as np
 
 from meta_train.evaluate import overall, speedup
 from meta_train.evaluate.budget import BUDGETS
+from meta_train.evaluate.curves import coarser
 from meta_train.evaluate.selection import (
     best_baseline,
     best_trial,
@@ -28,6 +29,7 @@ from meta_train.evaluate.selection import (
     floor,
     log_ratios,
 )
+from meta_train.evaluate.statistics import Figure, student_t
 from meta_train.evaluate.store import Row
 from meta_train.evaluate.summary import (
     BEST,
@@ -158,6 +160,7 @@ def at_budget(task: Task, chosen: Mapping[str, Chosen]) -> dict[str, AtBudget]:
             },
             speedup={key: _speedup(other, reached[name], reached[other]) for key, other in train if task.curves},
             target=_to_target(task, name, own.valid, None if best_valid is None else chosen[best_valid].valid),
+            published=_published(task, own.train),
         )
     return found
 
@@ -167,7 +170,8 @@ def _levels(task: Task, name: str, rows: Sequence[Row]) -> speedup.Levels | None
     if not task.curves or failed(rows):
         return None
     curves = task.curves[name]
-    return speedup.levels(curves["loss"][rows[0]["trial"]], curves["step"], rows[0]["steps"])
+    step, loss = coarser(curves["step"], curves["loss"][rows[0]["trial"]], rows[0]["steps"])
+    return speedup.levels(loss, step, rows[0]["steps"])
 
 
 def _speedup(baseline: str, own: speedup.Levels | None, reference: speedup.Levels | None) -> Speedup:
@@ -192,6 +196,16 @@ def _to_target(task: Task, name: str, own: Sequence[Row], reference: Sequence[Ro
         steps = speedup.steps_to(target, mean, curves["valid_step"])
     seconds = None if steps is None else steps * own[0]["seconds"] / own[0]["steps"]
     return ToTarget(target, steps, seconds)
+
+
+def _published(task: Task, rows: Sequence[Row]) -> Figure | None:
+    """Over the published curves of a task; None if there are none, or the runs were never held against them."""
+    known = any(row.get("velodrome_speedup") is not None for runs in task.runs.values() for row in runs)
+    if not known or any("velodrome_speedup" not in row for row in rows):
+        return None
+    if failed(rows):
+        return Figure(0.0, None, None, len(rows))
+    return student_t([row["velodrome_speedup"] for row in rows])
 
 
 def _result(rows: list[Row], at: dict[int, AtBudget], compile_seconds: float) -> Result:

@@ -55,6 +55,7 @@ def at_budget(tasks: Sequence[AtBudget]) -> OverallAtBudget:
     """One optimizer over all tasks at one budget."""
     keys = dict.fromkeys(key for at in tasks for key in [*at.train, *at.valid])
     targets = [at.target for at in tasks if at.target is not None]
+    published = [at.published.mean for at in tasks if at.published is not None and at.published.mean is not None]
     return OverallAtBudget(
         failed=sum(at.diverged > 0 for at in tasks),
         versus={
@@ -66,6 +67,7 @@ def at_budget(tasks: Sequence[AtBudget]) -> OverallAtBudget:
             for key in keys
         },
         target=share(sum(t.steps is not None for t in targets), len(targets)) if targets else None,
+        published=interquartile_mean(published) if published else None,
     )
 
 

@@ -1,8 +1,8 @@
 """What an optimizer costs: seconds per update, seconds per training step, and state, beside `optax.adam`.
 
 `measure(contenders, tasks)` gives optimizer -> `summary.Overhead`; call it once, after all training runs, with nothing
-else running. To keep it, write `{name: dataclasses.asdict(o)}` as overhead.json, and read it back by
-`Overhead(**entry)`; pass only contenders that are not in it. `judge.summarize` takes the dict of all.
+else running. To keep it, write `{name: dataclasses.asdict(o)}` as overhead.json, and read it back by `read_costs`;
+pass only contenders that are not in it. `judge.summarize` takes the dict of all.
 
 Two programs per optimizer, each a loop of n steps at the first trial, on the task of the most parameters:
 
@@ -15,17 +15,21 @@ optimizers do every few steps, and such that a measurement takes some 30 ms. It 
 only once is over. No run is vmapped over seeds or trials, as users have it.
 """
 
+import json
 import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import cattrs
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, Key
 
+from learned_opt.errors import InputError
 from meta_train.evaluate.contenders import Contender
 from meta_train.evaluate.summary import Overhead
 from tasks.task import Params, State, Task
@@ -78,6 +82,20 @@ def measure(contenders: Sequence[Contender], tasks: Sequence[Task]) -> dict[str,
             state_bytes_per_parameter=state_bytes(task, contender) / parameters(task),
         )
     return found
+
+
+def read_costs(path: Path) -> dict[str, Overhead]:
+    """Name -> cost, of an overhead.json.
+
+    Raises:
+      InputError: it cannot be read.
+    """
+    try:
+        return cattrs.structure(json.loads(path.read_text()), dict[str, Overhead])
+    except (OSError, ValueError, AttributeError, cattrs.BaseValidationError) as error:
+        raise InputError(
+            f"out: {path} is damaged ({type(error).__name__}); remove it, and measure again by --overhead"
+        ) from error
 
 
 def parameters(task: Task) -> int:

@@ -97,6 +97,8 @@ class AtBudget:
     """reference -> in steps; empty without curves."""
     target: ToTarget | None
     """None without curves, or where no baseline finished."""
+    published: Figure | None = None
+    """Speed-up over published curves, see `velodrome`: of the best trial, over seeds; None without such curves."""
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,12 @@
 """The evaluation from the names to the tables."""
 
-import json
 import math
 import os
 import platform
 import sys
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict
-from functools import cache
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,17 +17,21 @@ import numpy as np
 import learned_opt
 from learned_opt.errors import InputError
 from meta_train.errors import RunFailed
-from meta_train.evaluate import archive as archiving
-from meta_train.evaluate import budget, store, table, velodrome
+from meta_train.evaluate import archived, budget, curves, store, table, velodrome
 from meta_train.evaluate.contenders import Contender, resolve_all
 from meta_train.evaluate.judge import summarize
-from meta_train.evaluate.overhead import measure
+from meta_train.evaluate.overhead import measure, read_costs
+from meta_train.evaluate.reuse import described, take_archived
+from meta_train.evaluate.seen import trained_on
 from meta_train.evaluate.store import Row, Store
 from meta_train.evaluate.summary import Overhead, Summary
-from meta_train.evaluate.sweep import Sweep, initial_losses, sweep
+from meta_train.evaluate.sweep import Sweep, sweep
 from tasks import suites
 from tasks.longer import steps_of
 from tasks.task import Task
+
+PUBLISHED = "velodrome"
+"""The suite whose tasks have published curves."""
 
 
 class Asked(NamedTuple):
@@ -73,35 +74,43 @@ def evaluate(
         if not least <= value <= most:
             raise InputError(f"{name}: {value}, expected {least} to {most}")
     contenders = resolve_all(optimizers, trials=trials)
-    curves = None if velodrome_baselines is None else velodrome.envelope(velodrome_baselines)
+    if velodrome_baselines is not None and suite != PUBLISHED:
+        raise InputError(
+            f"velodrome-baselines: suite {suite!r} has no published curves, expected --suite {PUBLISHED}; leave "
+            "--velodrome-baselines out"
+        )
+    published = None if velodrome_baselines is None else velodrome.envelope(velodrome_baselines)
     tasks = suites.suite(suite)
     asked = Asked(steps, seeds, seed)
     configuration = {
         "suite": suite,
         "tasks": [task.name for task in tasks],
-        "fingerprints": {task.name: archiving.fingerprint(task) for task in tasks},
+        "fingerprints": {task.name: archived.fingerprint(task) for task in tasks},
         **asked._asdict(),
         "trials": trials,
         "optimizers": {c.name: c.identity(steps) for c in contenders},
         "versions": versions(),
     }
+    seen = trained_on(contenders, tasks, _say)
     pairs = [(task, contender) for task in tasks for contender in contenders]
+    subjects = {task.name: described(task) for task in tasks}
     usable = lambda rows: not (rerun_baselines and rows[0]["source"] == "archive")
     try:
-        with store.opened(out, configuration, usable=usable) as results:
+        with store.opened(out, configuration, usable=usable, subjects=subjects) as results:
             missing = [(t, c) for t, c in pairs if (t.name, c.name) not in results.groups]
             if not rerun_baselines:
-                missing = _take_archived(results, missing, configuration, archive or archiving.folder())
+                missing = take_archived(results, missing, configuration, archive or archived.folder(), _say)
             for task, contender, swept in sweeps(missing, asked, jobs):
                 _add(results, task, contender, swept)
             groups = {(t.name, c.name): results.groups[t.name, c.name] for t, c in pairs}  # in the order asked
-            if suite == "velodrome" and curves is not None:
-                results.amend({pair: _with_speed_ups(rows, curves) for pair, rows in groups.items()})
+            if published is not None:
+                results.amend({pair: _with_speed_ups(rows, published) for pair, rows in groups.items()})
                 groups = {pair: results.groups[pair] for pair in groups}
             curves_of = lambda task, name: store.read_curves(out, task, name)
             seconds = lambda task, name: float(curves_of(task, name)["compile_seconds"])
             costs = _overheads(out, contenders, tasks if overhead else ())
             summary = summarize(groups, configuration, compile_seconds=seconds, curves=curves_of, overhead=costs)
+            summary = replace(summary, trained_on=seen)
             store.write_json(out / "summary.json", summary.as_json())
     except OSError as error:
         raise RunFailed(
@@ -145,49 +154,15 @@ def versions() -> dict[str, str]:
     }
 
 
-def _take_archived(
-    results: Store, missing: Sequence[tuple[Task, Contender]], configuration: Mapping[str, Any], root: Path
-) -> list[tuple[Task, Contender]]:
-    """Add what the archive has; returns the rest. One line on standard error per baseline."""
-    rest, taken, found = [], Counter[str](), {}
-    initial = cache(lambda task: initial_losses(by_name[task], configuration["seeds"], configuration["seed"]))
-    by_name = {task.name: task for task, _ in missing}
-    for contender in {c.name: c for _, c in missing if c.kind == "baseline"}.values():
-        archived = archiving.read(root, configuration["suite"], contender.name)
-        if archived is None:
-            continue
-        reason = archiving.mismatch(archived, configuration, contender.name)
-        if reason is None:
-            found[contender.name] = archived
-        else:
-            _say(f"{contender.name}: archived results are {reason}; running it")
-    for task, contender in missing:
-        group = None
-        if contender.name in found:
-            fingerprint = configuration["fingerprints"][task.name]
-            archived = found[contender.name]
-            group = archiving.take(archived, task.name, len(contender.trials), fingerprint, initial(task.name))
-        if group is None:
-            rest.append((task, contender))
-        else:
-            results.add(group.rows, group.curves)
-            taken[contender.name] += 1
-    for name, archived in found.items():
-        tasks = sum(c.name == name for _, c in missing)
-        made = f"jax {archived['versions']['jax']}, {archived['versions']['device']}"
-        _say(f"{name}: archived results ({made}) for {taken[name]} of {tasks} tasks; --rerun-baselines trains anew")
-    return rest
-
-
-def _with_speed_ups(rows: Sequence[Row], curves: velodrome.Envelope) -> list[Row]:
-    speed_up = lambda row: velodrome.speed_up(curves, row["task"], row["final_train_loss"], row["steps"])
+def _with_speed_ups(rows: Sequence[Row], published: velodrome.Envelope) -> list[Row]:
+    speed_up = lambda row: velodrome.speed_up(published, row["task"], row["final_train_loss"], row["steps"])
     return [row | {"velodrome_speedup": None if row["diverged"] else speed_up(row)} for row in rows]
 
 
 def _add(results: Store, task: Task, contender: Contender, swept: Sweep) -> None:
     scalars = {name: np.array(getattr(swept, name)) for name in ("compile_seconds", "state_bytes", "param_bytes")}
     valid = {"valid_loss": swept.valid_losses, "valid_step": swept.valid_steps}
-    results.add(rows(task.name, contender, swept), {**store.windows(swept.losses), **valid, **scalars})
+    results.add(rows(task.name, contender, swept), {**curves.windows(swept.losses), **valid, **scalars})
     n, steps = swept.final_train_loss.size, swept.losses.shape[-1]
     seconds = f"{n * swept.seconds:.1f} s, compiled in {swept.compile_seconds:.1f} s"
     _say(f"{task.name} / {contender.name}: {n} runs of {steps} steps in {seconds}")
@@ -196,12 +171,12 @@ def _add(results: Store, task: Task, contender: Contender, swept: Sweep) -> None
 def _overheads(out: Path, contenders: Sequence[Contender], tasks: Sequence[Task]) -> dict[str, Overhead]:
     """Costs of the contenders, those in overhead.json and, where tasks are given, those measured now."""
     path = out / "overhead.json"
-    there = json.loads(path.read_text()) if path.exists() else {}
+    there = read_costs(path) if path.exists() else {}
     missing = [c for c in contenders if c.name not in there]
     if tasks and missing:
-        there |= {name: asdict(cost) for name, cost in measure(missing, tasks).items()}
-        store.write_json(path, there)
-    return {c.name: Overhead(**there[c.name]) for c in contenders if c.name in there}
+        there |= measure(missing, tasks)
+        store.write_json(path, {name: asdict(cost) for name, cost in there.items()})
+    return {c.name: there[c.name] for c in contenders if c.name in there}
 
 
 def _say(line: str) -> None:

@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from learned_opt.errors import InputError
 
@@ -35,9 +35,6 @@ FIELDS = {
 
 ARRAYS = ("loss", "step", "valid_loss", "valid_step", "compile_seconds", "state_bytes", "param_bytes")
 """Of every file of curves."""
-
-CURVE_POINTS = 250
-"""Points of a stored curve at most; longer ones are averaged over equal windows of steps."""
 
 Row = dict[str, Any]
 """One line of results.jsonl."""
@@ -86,7 +83,11 @@ class Store:
 
 @contextmanager
 def opened(
-    out: Path, configuration: Mapping[str, Any], *, usable: Callable[[Sequence[Row]], bool] = lambda rows: True
+    out: Path,
+    configuration: Mapping[str, Any],
+    *,
+    usable: Callable[[Sequence[Row]], bool] = lambda rows: True,
+    subjects: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Store]:
     """Open or create the directory for one configuration, with what is complete in it.
 
@@ -95,6 +96,7 @@ def opened(
       configuration: JSON values; must equal that of the results already there, but for optimizers that only one of
         the two has. Its `tasks`, `seeds` and the `trials` of its `optimizers` say what is complete.
       usable: whether a complete group of a contender of this configuration is kept; others always are.
+      subjects: task -> what errors call it.
 
     Raises:
       InputError: it holds another configuration's results, is in use, or cannot be written; nothing changes.
@@ -110,7 +112,7 @@ def opened(
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise InputError(f"out: another evaluation is writing to {out}; wait, or choose another --out") from error
-        there = _check(out, asked)
+        there = _check(out, asked, subjects)
         everything = asked | {"optimizers": there.get("optimizers", {}) | asked["optimizers"]}
         write_json(out / "evaluation.json", everything)
         groups = complete_groups(out, expected_runs(everything))
@@ -175,21 +177,7 @@ def read_curves(out: Path, task: str, optimizer: str) -> dict[str, np.ndarray]:
         return {name: arrays[name] for name in ARRAYS}
 
 
-def windows(losses: Float[np.ndarray, "trials seeds T"]) -> dict[str, np.ndarray]:
-    """Curves of at most `CURVE_POINTS` points: means over equal windows of steps, the last possibly shorter.
-
-    Returns:
-      `loss`, float32 [trials, seeds, points], and `step`, int32 [points]: the first step of each window.
-    """
-    steps = losses.shape[-1]
-    first = np.arange(0, steps, -(-steps // CURVE_POINTS))
-    lengths = np.diff(first, append=steps)
-    with np.errstate(over="ignore", invalid="ignore"):  # diverged runs keep their inf and nan
-        loss = np.add.reduceat(losses.astype(np.float64), first, axis=-1) / lengths.reshape(1, 1, -1)
-        return {"loss": loss.astype(np.float32), "step": first.astype(np.int32)}
-
-
-def _check(out: Path, asked: dict[str, Any]) -> dict[str, Any]:
+def _check(out: Path, asked: dict[str, Any], subjects: Mapping[str, str]) -> dict[str, Any]:
     """The configuration that is there, {} if none, once it agrees with the one asked for."""
     path = out / "evaluation.json"
     if not path.exists():
@@ -204,12 +192,17 @@ def _check(out: Path, asked: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(there, dict) or not isinstance(there.get("optimizers"), dict):
         raise InputError(f"out: {path} is not the configuration of an evaluation; choose another --out")
     common = there.get("optimizers", {}).keys() & asked["optimizers"].keys()
-    only = lambda c: c | {"optimizers": {name: c["optimizers"][name] for name in sorted(common)}}
+    only = lambda c: c | {"optimizers": {name: c["optimizers"][name] for name in sorted(common)}, "fingerprints": None}
     differences = list(_differences("", only(there), only(asked)))
+    before, now = (c.get("fingerprints", {}) for c in (there, asked))
+    changed = [subjects.get(task, task) for task in now if before.get(task, now[task]) != now[task]]
+    if changed:
+        differences.append(f"data or settings of {', '.join(changed)} are not what they were")
     if differences:
+        same = "bring back the data of then" if changed else "the same settings"
         raise InputError(
             f"out: {out} holds results of another configuration ({'; '.join(differences)}); "
-            "choose another --out, or the same settings to resume"
+            f"choose another --out, or {same} to resume"
         )
     return there
 
@@ -221,8 +214,16 @@ def _differences(name: str, there: Any, asked: Any) -> Iterator[str]:
             inner = f"{name}.{key}" if name else key
             yield from _differences(inner, there.get(key, "absent"), asked.get(key, "absent"))
     elif there != asked:
-        show = lambda value: "present" if isinstance(value, dict) else json.dumps(value)
-        yield f"{name}: {show(there)} there, {show(asked)} asked"
+        other = "other ones " if len({_shown(there), _shown(asked)}) == 1 else ""
+        yield f"{name}: {_shown(there)} there, {other}{_shown(asked)} asked"
+
+
+def _shown(value: Any) -> str:
+    """A setting in a few characters: lists by their length, hashes by how they start."""
+    if isinstance(value, dict | list):
+        return "present" if isinstance(value, dict) else f"{len(value)} of them"
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f'{text[:9]}…"'
 
 
 def _rewrite(path: Path, groups: Iterable[Sequence[Row]]) -> None:

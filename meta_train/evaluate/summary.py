@@ -12,12 +12,13 @@
           versus[reference]: Versus                 over all tasks
       profiles[n][measure]: Profile
       overhead[optimizer]: Overhead
+      trained_on[optimizer]: TrainedOn
 
 A reference is the name of a baseline, or `BEST`: the best of all baselines on that task, at the same budget. Learned
 optimizers are compared with every baseline, baselines with `BEST` only. In JSON the budgets n are strings.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from meta_train.evaluate.results import BEST, AtBudget, Comparison, Result, Speedup, ToTarget, TrialResult, Verdict
@@ -39,6 +40,7 @@ __all__ = [
     "Speedups",
     "Summary",
     "ToTarget",
+    "TrainedOn",
     "TrialResult",
     "Verdict",
     "Versus",
@@ -71,6 +73,11 @@ NOTES = {
     "seconds": "run time of the compiled program over its number of runs, training alone, without compilation and "
     "final evaluation; one measurement, hence no interval; programs of many runs use a machine better than those of "
     "few, so this is the cost of the evaluation; see overhead",
+    "published": "speed-up over the published envelope of tuned baselines, at the best trial, mean over seeds with "
+    "Student's interval, 0 where a seed diverged; over tasks the arithmetic interquartile mean, as published, with "
+    "BCa's interval",
+    "trained_on": "tasks are held out from a learned optimizer if its training has none of their data sets, and not "
+    "their family or only other sizes of it; taken from its card",
     "overhead": "the update alone and the whole training step on the largest task, interleaved with optax.adam",
 }
 """How the figures were made; part of summary.json."""
@@ -126,6 +133,8 @@ class OverallAtBudget:
     """reference -> figures."""
     target: Share | None
     """Tasks on which the validation target was reached; None without curves."""
+    published: Figure | None = None
+    """Interquartile mean of `AtBudget.published`; None without published curves."""
 
 
 @dataclass(frozen=True)
@@ -203,6 +212,16 @@ class Overhead:
 
 
 @dataclass(frozen=True)
+class TrainedOn:
+    """What a learned optimizer was meta-trained on, by its card."""
+
+    distribution: str | None
+    """Name of the training distribution; None: not stated."""
+    shared: dict[str, list[str]] | None
+    """task -> why it is not held out, see `tasks.provenance.shared`; None: not known."""
+
+
+@dataclass(frozen=True)
 class Summary:
     """Everything in summary.json."""
 
@@ -222,6 +241,8 @@ class Summary:
     """optimizer -> cost; empty if it was not measured."""
     notes: dict[str, str]
     """How the figures were made."""
+    trained_on: dict[str, TrainedOn] = field(default_factory=dict)
+    """learned optimizer -> what it was meta-trained on."""
 
     def as_json(self) -> dict[str, Any]:
         """JSON values."""

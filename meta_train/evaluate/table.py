@@ -3,6 +3,8 @@
 Up to `DETAILED` tasks have a table each, more share one.
 """
 
+from collections.abc import Iterable
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -14,6 +16,8 @@ PLAIN_WIDTH = 160
 """Columns where there is no terminal to ask."""
 DETAILED = 8
 """Tasks that have a table each at most."""
+NAME = 24
+"""Columns of a name at most; a longer one is folded."""
 
 LEGEND = (
     f"± and brackets: {LEVEL:.0%} intervals over seeds, the same initialisations and batches for all. trials: tuning "
@@ -23,6 +27,11 @@ LEGEND = (
     "trial (runs of all). s/run: without compilation; no measure of overhead."
 )
 """Under the tables of the tasks."""
+PUBLISHED = (
+    "published: steps that the published envelope of tuned baselines needs to the same training loss, over own steps; "
+    "interquartile mean of so many tasks, 0 for a failure."
+)
+"""Where there are such figures."""
 
 
 def console() -> Console:
@@ -45,10 +54,11 @@ def print_summary(summary: Summary, to: Console) -> None:
 
 def task_table(task: str, results: dict[str, Result], summary: Summary) -> Table:
     """One row per optimizer, at its best trial, in order of the final training loss."""
-    table = _table(f"{escape(task)}: {_terms(summary)}")
+    table = _table(f"{escape(task)}: {_terms(summary)}", results)
     table.caption = _caption(results)
     losses = ("final train", "final valid", "mean train", f"vs {BEST}", "speed-up", "to target")
-    for name in ("trials", "best trial", *losses, "diverged", "s/run"):
+    published = any(at.published for r in results.values() for at in r.budgets.values())
+    for name in ("trials", "best trial", *losses, *(["published"] if published else []), "diverged", "s/run"):
         table.add_column(name, justify="right", overflow="fold")
     for name in sorted(results, key=lambda name: _rank(results[name])):
         r = results[name]
@@ -64,6 +74,7 @@ def task_table(task: str, results: dict[str, Result], summary: Summary) -> Table
             _versus(r),
             "-" if speedup is None else "inf" if speedup.value is None else f"{speedup.value:.3g}",
             "-" if at.target is None else "never" if at.target.steps is None else f"{at.target.steps:.0f}",
+            *(["-" if at.published is None else with_interval(at.published)] if published else []),
             _diverged(r),
             f"{r.seconds_per_run:.3g}",
             style="bold" if r.kind == "learned" else None,
@@ -76,7 +87,7 @@ def combined_table(summary: Summary) -> Table:
     learned = [name for name, o in summary.overall.items() if o.kind == "learned"][:4]
     baselines = [name for name, o in summary.overall.items() if o.kind == "baseline"]
     shown = [*learned, *(baselines if len(baselines) <= 4 else ())]
-    table = _table(f"final training loss: {_terms(summary)}", "task")
+    table = _table(f"final training loss: {_terms(summary)}", summary.per_task, "task")
     for name in (*map(escape, shown), *((BEST,) if baselines else ()), *(("decided",) if learned else ())):
         table.add_column(name, justify="right", overflow="fold")
     for task, results in summary.per_task.items():
@@ -102,9 +113,10 @@ def combined_table(summary: Summary) -> Table:
 
 def overall_table(summary: Summary) -> Table:
     """One row per optimizer and budget of the baselines, against the best baseline of each task."""
-    table = _table(f"overall: {len(summary.per_task)} tasks, {_terms(summary)}")
+    table = _table(f"overall: {len(summary.per_task)} tasks, {_terms(summary)}", summary.overall)
     names = ("budget", "train ratio", "tasks better", "+ / ? / -", "valid ratio", "valid not worse", "speed-up")
-    for name in (*names, "target reached", "failed", "update"):
+    published = any(at.published for o in summary.overall.values() for at in o.budgets.values())
+    for name in (*names, *(["published"] if published else []), "target reached", "failed", "update"):
         table.add_column(name, justify="right", overflow="fold")
     for name, o in sorted(
         summary.overall.items(), key=lambda item: (item[1].kind != "learned", _order(summary, item[0]))
@@ -124,6 +136,7 @@ def overall_table(summary: Summary) -> Table:
                 "-" if versus is None else _range(versus.valid.iqm),
                 "-" if versus is None else _share(versus.valid.not_worse),
                 "-" if versus is None or versus.speedup is None else _range(versus.speedup.iqm),
+                *([_published(at.published)] if published else []),
                 "-" if at.target is None else f"{at.target.count}/{at.target.n}",
                 str(at.failed),
                 "-" if cost is None else f"{cost.update_ratio:.2g}x",
@@ -136,7 +149,7 @@ def overall_table(summary: Summary) -> Table:
         "+ / ? / -: better, undecided, worse on the final training loss, Student's paired test over seeds, without "
         "correction. "
         "target: validation loss of the best baseline. failed: tasks with a diverged seed. update: time in those of "
-        "optax.adam."
+        "optax.adam." + (f" {PUBLISHED}" if published else "")
     )
     return table
 
@@ -150,9 +163,10 @@ def with_interval(figure: Figure) -> str:
     return f"{figure.mean:.4g} ± {figure.high - figure.mean:.2g}"
 
 
-def _table(title: str, first: str = "optimizer") -> Table:
+def _table(title: str, names: Iterable[str], first: str = "optimizer") -> Table:
     table = Table(title=title, title_justify="left", caption_justify="left")
-    table.add_column(first, overflow="fold", min_width=20)
+    # A column of fixed width is not squeezed, where one of least width makes the table wider than the page.
+    table.add_column(first, overflow="fold", width=min(NAME, max(map(len, [first, *names]))))
     return table
 
 
@@ -181,6 +195,10 @@ def _range(figure: Figure) -> str:
         return f"{figure.mean:.3g}"
     low, high = ("…" if end is None else f"{end:.3g}" for end in (figure.low, figure.high))
     return f"{figure.mean:.3g} [{low}, {high}]"
+
+
+def _published(figure: Figure | None) -> str:
+    return "-" if figure is None else f"{_range(figure)} of {figure.n}"
 
 
 def _share(share: Share) -> str:

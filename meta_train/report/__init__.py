@@ -10,6 +10,7 @@ Importing this package does not import JAX or Matplotlib.
     markup            pieces of HTML
     tables            tables of one task, ratios by task, failures
     overview_tables   tables over all tasks
+    published         the section of speed-ups over published curves
     overview          the sections over all tasks
     page              the document
 """

@@ -1,8 +1,10 @@
 """An evaluation directory, read: the summary, the runs, and the curves of the best trials."""
 
 import json
+import math
 import shlex
 import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,15 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from learned_opt.errors import InputError
+from meta_train.evaluate.curves import coarser
+from meta_train.evaluate.selection import figure, finished
 from meta_train.evaluate.store import Row, curves_path
 from meta_train.evaluate.summary import Result, Summary
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Training runs of an optimizer on a task, at its best trial."""
+    """An optimizer on a task: training losses of its best trial by them, validation losses of the best by those."""
 
     step: Int[np.ndarray, " P"]
     """First step of each window of steps."""
@@ -29,7 +33,9 @@ class Curves:
     valid_loss: Float[np.ndarray, "seeds V"]
     """Validation loss."""
     diverged: Bool[np.ndarray, " seeds"]
-    """Runs that enter no mean."""
+    """Runs of the best trial by training loss that enter no mean."""
+    valid_diverged: Bool[np.ndarray, " seeds"]
+    """Runs of the best trial by validation loss that enter no mean."""
 
 
 @dataclass(frozen=True)
@@ -76,18 +82,20 @@ class Evaluation:
         result = self.result(task, name)
         if result is None:
             return None
-        trial = result.best_trial
-        lost = [row["diverged"] for row in self.groups.get((task, name), ()) if row["trial"] == trial]
+        trial, valid_trial = result.best_trial, result.budgets[max(result.budgets)].best_trial_valid
+        runs = self.groups[task, name]
+        lost = lambda trial: np.array([row["diverged"] for row in runs if row["trial"] == trial])
         try:
             with np.load(curves_path(self.directory, task, name)) as arrays:
-                loss = arrays["loss"][trial]
+                step, loss = coarser(arrays["step"], arrays["loss"][trial], runs[0]["steps"])
                 valid = "valid_loss" in arrays
                 return Curves(
-                    step=arrays["step"],
+                    step=step,
                     loss=loss,
                     valid_step=arrays["valid_step"] if valid else np.zeros(0, np.int32),
-                    valid_loss=arrays["valid_loss"][trial] if valid else np.zeros((len(loss), 0), np.float32),
-                    diverged=np.array(lost) if len(lost) == len(loss) else ~np.isfinite(loss).all(axis=1),
+                    valid_loss=arrays["valid_loss"][valid_trial] if valid else np.zeros((len(loss), 0), np.float32),
+                    diverged=lost(trial),
+                    valid_diverged=lost(valid_trial),
                 )
         except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile):
             return None
@@ -100,7 +108,8 @@ def load(directory: Path) -> Evaluation:
       directory: output of `learned-opt evaluate`, complete or not.
 
     Raises:
-      InputError: there is no summary, or one of another version; the message has the command that writes it.
+      InputError: there is no summary, or one of another version or of other runs than those there; the message has
+        the command that writes it.
     """
     path = directory / "summary.json"
     if not path.is_file():
@@ -114,6 +123,11 @@ def load(directory: Path) -> Evaluation:
     if not summary.per_task or not summary.overall:
         raise InputError(f"report: {path} has no finished task; run `{command(directory)}` to go on")
     groups = read_rows(directory / "results.jsonl")
+    if (odd := disagreement(summary, groups)) is not None:
+        raise InputError(
+            f"report: {path} is not of the runs in results.jsonl ({odd}); run `{command(directory)}`, which keeps "
+            "what is whole"
+        )
     asked = [
         (task, name)
         for task in summary.configuration.get("tasks", summary.per_task)
@@ -133,6 +147,25 @@ def read_rows(path: Path) -> dict[tuple[str, str], list[Row]]:
         except (ValueError, KeyError, TypeError):
             continue
     return groups
+
+
+def disagreement(summary: Summary, groups: Mapping[tuple[str, str], Sequence[Row]]) -> str | None:
+    """What in the runs the summary does not say, in a few words; None if it is theirs."""
+    for (task, name), rows in groups.items():
+        if name in summary.overall and name not in summary.per_task.get(task, {}):
+            return f"{len(rows)} runs of {name} on {task} are not in the summary"
+    for task, results in summary.per_task.items():
+        for name, result in results.items():
+            rows = groups.get((task, name), ())
+            if len(rows) != result.trials * result.seeds:
+                return f"{len(rows)} runs of {name} on {task}, in the summary {result.trials * result.seeds}"
+            for i, trial in enumerate(result.by_trial):
+                runs = [row for row in rows if row["trial"] == i]
+                mean, there = figure(runs, "final_train_loss").mean, trial.final_train_loss.mean
+                same = mean == there if mean is None or there is None else math.isclose(mean, there, rel_tol=1e-9)
+                if not same or len(runs) - len(finished(runs)) != trial.diverged:
+                    return f"other losses of {name} on {task}, trial {i}"
+    return None
 
 
 def command(directory: Path) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from meta_train.evaluate.summary import BEST, AtBudget, Overall
-from meta_train.report import overview_figures, overview_tables, svg, tables, task_figures
+from meta_train.report import overview_figures, overview_tables, published, svg, tables, task_figures
 from meta_train.report.loading import Evaluation
 from meta_train.report.markup import Section, details, escape, figure, interval, listed, plural, share
 from meta_train.report.overview_figures import Estimate
@@ -26,6 +26,7 @@ def sections(evaluation: Evaluation) -> Iterator[Section]:
         yield Section("by-task", "Loss ratio by task", _by_task(evaluation))
         yield Section("ratios", "Ratios with intervals", _ratios(evaluation))
         yield from _speedups(evaluation)
+    yield from published.section(evaluation)
     if evaluation.summary.profiles and len(evaluation.names) > 1:
         yield Section("profiles", "Performance profiles", _profiles(evaluation))
     if any(at.versus for o in _learned(evaluation) for at in o.budgets.values()):
@@ -210,7 +211,7 @@ def _sensitivity(evaluation: Evaluation) -> Iterator[Section]:
             references.setdefault(i, []).append(best)
         for i, name in enumerate(evaluation.names):
             if (r := evaluation.result(task, name)) is not None and r.learning_rate is None:
-                ratios.setdefault(i, []).append(math.inf if r.diverged else fixed[i][0] / best)
+                ratios.setdefault(i, []).append(math.inf if r.diverged else fixed[i].mean / best)
     quantiles = {i: float(np.quantile(r, 0.5, method="lower")) for i, r in ratios.items()}
     medians = {i: median for i, median in quantiles.items() if math.isfinite(median)}
     axes = overview_figures.sensitivity(sweeps, references, medians) if sweeps else None

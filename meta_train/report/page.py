@@ -4,6 +4,7 @@ from importlib import resources
 from string import Template
 from typing import Any
 
+from meta_train.evaluate.summary import Summary
 from meta_train.report import overview, svg, tables, task_figures
 from meta_train.report.loading import Evaluation
 from meta_train.report.markup import Section, details, escape, figure, listed, plural
@@ -70,9 +71,10 @@ def headline(evaluation: Evaluation) -> str:
             f"{configuration.get('steps'):,} steps, {plural(len(summary.seeds), 'seed')} per trial, from seed "
             f"{configuration.get('seed')}",
         ),
+        ("meta-trained on", "; ".join(f"{name}: {_training(summary, name)}" for name in learned)),
         ("versions", ", ".join(f"{k} {v}" for k, v in (configuration.get("versions") or {}).items())),
     ]
-    rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts)
+    rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts if v)
     warning = ""
     if evaluation.missing:
         asked = len(configuration.get("tasks", ())) * len(configuration.get("optimizers", ()))
@@ -80,8 +82,30 @@ def headline(evaluation: Evaluation) -> str:
             f'<p class="warning">Not finished: {len(evaluation.missing):,} of {asked:,} pairs of task and optimizer '
             'are missing, see <a href="#failures">failures</a>. Figures over tasks are of what is there.</p>'
         )
+    warning += "".join(_seen(evaluation, name) for name in learned)
     return (
         f"<h1>{subject}{versus} on {plural(n_tasks, 'task')}</h1>{overview.outcome(evaluation)}{warning}<dl>{rows}</dl>"
+    )
+
+
+def _training(summary: Summary, name: str) -> str:
+    """The training distribution of a learned optimizer, as far as it is known."""
+    seen = summary.trained_on.get(name)
+    if seen is None or seen.distribution is None:
+        return "not stated"
+    return seen.distribution if seen.shared is not None else f"{seen.distribution}, a distribution not known here"
+
+
+def _seen(evaluation: Evaluation, name: str) -> str:
+    """A warning where the suite holds what an optimizer was meta-trained on."""
+    seen = evaluation.summary.trained_on.get(name)
+    if seen is None or not seen.shared:
+        return ""
+    why = "; ".join(f"{escape(task)}: {escape(', '.join(reasons))}" for task, reasons in seen.shared.items())
+    tasks = f"{len(seen.shared)} of {plural(len(evaluation.summary.per_task), 'task')}"
+    return (
+        f'<p class="warning">{escape(name)} was meta-trained on {escape(seen.distribution)}, and {tasks} are not held '
+        f"out from it: {why}. Its figures there do not say how it does elsewhere.</p>"
     )
 
 
@@ -91,13 +115,14 @@ def tasks(evaluation: Evaluation) -> Section:
     seeds = len(evaluation.summary.seeds)
     over = f"the median of {seeds} seeds, bands from the lowest to the highest" if seeds > 1 else "one seed, no bands"
     caption = (
-        '<p class="caption">Every optimizer at its best trial by final training loss (final validation in the numbers: '
-        f"by that): lines are {over}, of the runs that did not diverge; "
+        '<p class="caption">Every optimizer at its best trial by final training loss; validation losses, drawn and '
+        f"listed, are of the best trial by final validation loss. Lines are {over}, of the runs that did not diverge; "
         "× marks where a run diverged. Training loss (solid): mean over windows of steps, at most "
         f"{task_figures.POINTS} points, the first step alone; the axis ends at {task_figures.HEADROOM:g} times the "
         "loss at the start. Validation loss (dashed): before the first update, after the last, and evenly between. "
         "Loss by rate: final training loss, mean over seeds, constant schedule and default weight decay; hollow where "
-        "some seeds diverged, × where all did; horizontal lines, with 95 % intervals, are optimizers without one.</p>"
+        "some seeds diverged, × where all did; horizontal lines, with 95 % intervals, are optimizers without one: "
+        "dashed where some seeds diverged, × at the right edge where all did.</p>"
     )
     blocks = [_task(evaluation, task, anchor) for task, anchor in anchors.items()]
     inner = tuple((anchor, task) for task, anchor in anchors.items())

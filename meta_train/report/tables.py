@@ -25,10 +25,11 @@ def by_task(evaluation: Evaluation, anchors: dict[str, str]) -> str:
     for task, results in evaluation.summary.per_task.items():
         head = Cell(f'<a href="#{anchors[task]}">{escape(task)}</a>', None, "row")
         rows.append([head, *(_ratio_cell(results.get(name)) for name in evaluation.names)])
-    return table(["task", *(_name_head(evaluation, name) for name in evaluation.names)], rows)
+    return table(["task", *(name_head(evaluation, name) for name in evaluation.names)], rows)
 
 
-def _name_head(evaluation: Evaluation, name: str) -> str:
+def name_head(evaluation: Evaluation, name: str) -> str:
+    """An optimizer with its colour; heads a column."""
     i = evaluation.names.index(name)
     return f'<span class="name"><span class="dot" style="background:var(--c{i % 8})"></span>{escape(name)}</span>'
 

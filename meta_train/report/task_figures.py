@@ -30,6 +30,16 @@ class Band(NamedTuple):
     high: np.ndarray
 
 
+class Fixed(NamedTuple):
+    """Final loss of an optimizer without a rate, with its interval; NaN where no seed finished."""
+
+    mean: float
+    low: float
+    high: float
+    lost: int
+    """Seeds that diverged."""
+
+
 class Sensitivity(NamedTuple):
     """Loss at each rate of a sweep; NaN where no seed finished."""
 
@@ -80,7 +90,7 @@ def training(curves: Mapping[int, Curves], learned: Sequence[int]) -> Axes | Non
 
 def validation(curves: Mapping[int, Curves], learned: Sequence[int]) -> Axes | None:
     """Validation loss against the updates made; dashed."""
-    series = {i: (c.valid_step, band(c.valid_loss, ~c.diverged)) for i, c in curves.items() if len(c.valid_step)}
+    series = {i: (c.valid_step, band(c.valid_loss, ~c.valid_diverged)) for i, c in curves.items() if len(c.valid_step)}
     return _losses(series, (), learned, dashed=True)
 
 
@@ -154,10 +164,8 @@ def sensitivity(result: Result) -> Sensitivity:
     return Sensitivity(np.array([t.learning_rate or 0.0 for t in trials]), np.array(loss), np.array(lost))
 
 
-def rates_of_task(
-    evaluation: Evaluation, task: str
-) -> tuple[dict[int, Sensitivity], dict[int, tuple[float, float, float]]]:
-    """Of a task, by index of the optimizer: sweeps over rates, and final losses with intervals of those without."""
+def rates_of_task(evaluation: Evaluation, task: str) -> tuple[dict[int, Sensitivity], dict[int, Fixed]]:
+    """Of a task, by index of the optimizer: sweeps over rates, and final losses of those without."""
     sweeps, fixed = {}, {}
     for i, name in enumerate(evaluation.names):
         result = evaluation.result(task, name)
@@ -166,38 +174,44 @@ def rates_of_task(
         f = result.final_train_loss
         if result.learning_rate is not None:
             sweeps[i] = sensitivity(result)
-        elif f.mean is not None:
-            fixed[i] = (f.mean, f.mean if f.low is None else f.low, f.mean if f.high is None else f.high)
+        else:
+            mean = math.nan if f.mean is None else f.mean
+            low, high = (mean if end is None else end for end in (f.low, f.high))
+            fixed[i] = Fixed(mean, low, high, result.diverged)
     return sweeps, fixed
 
 
-def rates(sweeps: Mapping[int, Sensitivity], fixed: Mapping[int, tuple[float, float, float]]) -> Axes | None:
+def rates(sweeps: Mapping[int, Sensitivity], fixed: Mapping[int, Fixed]) -> Axes | None:
     """Final training loss against the learning rate.
 
     Args:
       sweeps: index of an optimizer that has rates -> its sweep.
-      fixed: index of an optimizer that has none -> loss with its interval; a horizontal line.
+      fixed: index of an optimizer that has none -> loss with its interval; a horizontal line, dashed where some seeds
+        diverged, and a cross at its end where all did.
     """
     sweeps = {i: s for i, s in sweeps.items() if np.isfinite(s.loss).any()}
     values = [v for s in sweeps.values() for v in s.loss[np.isfinite(s.loss)]]
     if not sweeps:
         return None
-    values += [mean for mean, _, _ in fixed.values()]
+    values += [f.mean for f in fixed.values() if math.isfinite(f.mean)]
     best, worst = min(values), max(values)
     axes = svg.panel(WIDTH, HEIGHT, LEFT, BOTTOM)
     axes.set_xscale("log")
     every = np.concatenate([s.rate for s in sweeps.values()])
     axes.set_xlim(every.min() / 1.4, every.max() * 1.4)
     loss_axis(axes, best, min(worst, 100 * best) if best > 0 else worst)
-    for i, (mean, low, high) in fixed.items():
-        axes.axhspan(low, high, color=svg.colour(i), alpha=0.16, linewidth=0, gid=svg.group(i))
-        axes.axhline(mean, color=svg.colour(i), linewidth=2.0, gid=svg.group(i), zorder=3)
+    for i, f in fixed.items():
+        if math.isfinite(f.mean):
+            line: Any = {"linewidth": 2.0, "linestyle": (0, (3.5, 1.8)) if f.lost else "-", "zorder": 3}
+            axes.axhspan(f.low, f.high, color=svg.colour(i), alpha=0.16, linewidth=0, gid=svg.group(i))
+            axes.axhline(f.mean, color=svg.colour(i), gid=svg.group(i), **line)
     for i, s in reversed(sweeps.items()):
         style: Any = {"color": svg.colour(i), "gid": svg.group(i), "markersize": 4.0, "marker": svg.marker(i)}
         axes.plot(s.rate, s.loss, linewidth=1.2, markeredgewidth=0, **style)
         some = (s.lost > 0) & np.isfinite(s.loss)
         axes.plot(s.rate[some], s.loss[some], linestyle="none", markerfacecolor=svg.PAPER, **style)
-    svg.crosses(axes, [(i, float(x)) for i, s in sweeps.items() for x in s.rate[~np.isfinite(s.loss)]])
+    lost = [(i, float(x)) for i, s in sweeps.items() for x in s.rate[~np.isfinite(s.loss)]]
+    svg.crosses(axes, lost + [(i, axes.get_xlim()[1]) for i, f in fixed.items() if not math.isfinite(f.mean)])
     svg.log_ticks(axes, "x")
     axes.set_xlabel("learning rate")
     return axes

@@ -1,16 +1,19 @@
 """Archived results of baselines come back as they were, and only where everything agrees."""
 
 import dataclasses
-import io
+import gzip
 import json
 import re
 
 import evaluate_toy
+import jax
 import numpy as np
 import pytest
 
 from learned_opt.errors import InputError
-from meta_train.evaluate import archive, evaluate, runner, store, velodrome
+from meta_train.evaluate import archive, archived, contenders, evaluate, reuse, runner, store
+from meta_train.evaluate import curves as curve_windows
+from meta_train.evaluate import sweep as sweeping
 from meta_train.evaluate.summary import Summary
 from tasks import suites
 from tasks.longer import Longer
@@ -32,7 +35,7 @@ def install(patch):
 
 
 @pytest.fixture(scope="module")
-def archived(tmp_path_factory):
+def results(tmp_path_factory):
     """An evaluation of seven trials, and its archive: (out, root)."""
     folder = tmp_path_factory.mktemp("archived")
     with pytest.MonkeyPatch.context() as patch:
@@ -56,13 +59,20 @@ def ran(monkeypatch):
     return pairs
 
 
+def read(root):
+    """The archive of the toy's baseline."""
+    found = archived.read(root, "toy", "sgd")
+    assert found is not None
+    return found
+
+
 def rows(out, optimizer="sgd"):
     lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     return [line for line in lines if line["optimizer"] == optimizer]
 
 
-def test_all_that_fits_is_taken_and_said(archived, ran, tmp_path, capsys):
-    out, root = archived
+def test_all_that_fits_is_taken_and_said(results, ran, tmp_path, capsys):
+    out, root = results
     evaluate(["sgd"], "toy", tmp_path / "out", trials=7, archive=root, **SMALL)
     assert ran == []
     said = capsys.readouterr().err.splitlines()
@@ -84,8 +94,8 @@ def test_all_that_fits_is_taken_and_said(archived, ran, tmp_path, capsys):
         assert found["state_bytes"] == made["state_bytes"]
 
 
-def test_a_smaller_budget_is_a_prefix(archived, ran, tmp_path):
-    out, root = archived
+def test_a_smaller_budget_is_a_prefix(results, ran, tmp_path):
+    out, root = results
     evaluate(["sgd"], "toy", tmp_path / "out", trials=1, archive=root, **SMALL)
     assert ran == []
     strip = lambda row: {k: v for k, v in row.items() if isinstance(v, int | str)} | {"source": ""}
@@ -102,14 +112,14 @@ def test_a_longer_task_keeps_its_number_of_steps(ran, tmp_path, monkeypatch):
     assert len(ran) == 1 and {row["steps"] for row in rows(tmp_path / "again")} == {120}
 
 
-def test_archived_curves_are_means_over_equal_windows(archived, tmp_path, monkeypatch):
-    monkeypatch.setattr(archive, "POINTS", 4)
-    archive.write(archived[0], tmp_path)
-    curves = archive.read(tmp_path, "toy", "sgd")["tasks"]["small"]["curves"]
-    made = store.read_curves(archived[0], "small", "sgd")["loss"][curves["trial"]].astype(np.float64)
+def test_archived_curves_are_means_over_equal_windows(results, tmp_path, monkeypatch):
+    monkeypatch.setattr(curve_windows, "POINTS", 4)
+    archive.write(results[0], tmp_path)
+    curves = read(tmp_path).content["tasks"]["small"]["curves"]
+    made = store.read_curves(results[0], "small", "sgd")["loss"][curves["trial"]].astype(np.float64)
     mean = made.reshape(*made.shape[:2], 4, 10).mean(axis=-1)
     assert curves["step"] == [0, 10, 20, 30] and np.isfinite(mean).any()
-    np.testing.assert_allclose(archive._floats(curves["loss"]), np.where(np.isfinite(mean), mean, np.nan), rtol=1e-3)
+    np.testing.assert_allclose(np.array(curves["loss"], float), np.where(np.isfinite(mean), mean, np.nan), rtol=1e-3)
 
 
 def test_curves_are_kept_of_the_trial_that_is_best_after_rounding():
@@ -119,23 +129,54 @@ def test_curves_are_kept_of_the_trial_that_is_best_after_rounding():
     assert archive.chosen(made) == [0]
 
 
-def test_a_task_of_other_data_runs_alone(archived, ran, tmp_path, monkeypatch):
+def test_a_task_of_other_data_runs_alone(results, ran, tmp_path, monkeypatch, capsys):
     small, large = suites.suite("toy")
     changed = dataclasses.replace(large, y=large.y + 1e-3)
     monkeypatch.setattr(suites, "suite", lambda name: (small, changed))
-    evaluate(["sgd"], "toy", tmp_path / "out", trials=1, archive=archived[1], **SMALL)
+    evaluate(["sgd"], "toy", tmp_path / "out", trials=1, archive=results[1], **SMALL)
     assert ran == [("large", "sgd")]
+    said = "archive: data or settings are not those of the archive, so baselines are trained: large"
+    assert said in capsys.readouterr().err.splitlines()
     assert {row["task"]: row["source"] for row in rows(tmp_path / "out")} == {"small": "archive", "large": "run"}
 
 
-def test_a_task_with_other_initial_losses_runs(archived):
-    found = archive.read(archived[1], "toy", "sgd")
-    entry = found["tasks"]["small"]
-    initial = np.array(entry["curves"]["valid_loss"])[0, :, 0]
-    assert archive.take(found, "small", 7, entry["fingerprint"], initial) is not None
-    assert archive.take(found, "small", 7, entry["fingerprint"], 1.01 * initial) is None
-    assert archive.take(found, "small", 7, "other", initial) is None
-    assert archive.take(found, "new", 7, entry["fingerprint"], initial) is None
+def test_a_task_is_told_with_its_data():
+    assert reuse.described(suites.task("digits_mlp_32")) == "digits_mlp_32 (data set sklearn_digits)"
+    assert reuse.described(evaluate_toy.linear()) == "linear"
+
+
+def test_a_task_that_starts_from_other_losses_runs(results):
+    found = read(results[1])
+    entry = found.content["tasks"]["small"]
+    initial = np.array(entry["curves"]["valid_loss"], float)[0, :, 0]
+    there = archived.Start(initial, np.array(entry["first_train_loss"], float)[0])
+    compare = lambda start, task="small", own=entry["fingerprint"]: archived.difference(found, task, own, start)
+    assert compare(there) is None
+    assert compare(there._replace(initial=1.01 * initial)) == "initial losses are not those of the archive"
+    other = there._replace(first=there.first * np.array([1.0, 1.01, 1.0]))
+    assert compare(other) == "first training losses are not those of the archive"
+    assert compare(there, own="other") == "data or settings are not those of the archive"
+    assert compare(there, task="new") == "not in the archive"
+
+
+def test_batches_that_a_fingerprint_cannot_see_are_told_by_the_first_loss(results, ran, tmp_path, monkeypatch, capsys):
+    """The same arrays, settings and initialisations, and other rows in a batch."""
+    draw = evaluate_toy.Linear.batch
+    monkeypatch.setattr(evaluate_toy.Linear, "batch", lambda self, key: draw(self, jax.random.fold_in(key, 1)))
+    jax.clear_caches()  # programs are found by the code's name, which did not change
+    evaluate(["sgd"], "toy", tmp_path / "out", trials=1, archive=results[1], **SMALL)
+    assert ran == [("small", "sgd"), ("large", "sgd")]
+    said = "archive: first training losses are not those of the archive, so baselines are trained: small, large"
+    assert said in capsys.readouterr().err.splitlines()
+    jax.clear_caches()
+
+
+def test_losses_before_training_are_those_of_a_sweep():
+    task = evaluate_toy.linear()
+    start = reuse.start(task, seeds=3, seed=5)
+    swept = sweeping.sweep(task, contenders.baseline("sgd", 1), steps=2, seeds=3, seed=5)
+    np.testing.assert_allclose(start.first, swept.losses[0, :, 0], rtol=1e-6)
+    np.testing.assert_array_equal(start.initial, swept.valid_losses[0, :, 0])
 
 
 @pytest.mark.parametrize(
@@ -149,15 +190,15 @@ def test_a_task_with_other_initial_losses_runs(archived):
         ({}, None),
     ],
 )
-def test_why_an_archive_does_not_fit(archived, change, words):
-    out, root = archived
+def test_why_an_archive_does_not_fit(results, change, words):
+    out, root = results
     configuration = json.loads((out / "evaluation.json").read_text()) | change
-    reason = archive.mismatch(archive.read(root, "toy", "sgd"), configuration, "sgd")
+    reason = archived.mismatch(read(root), configuration, "sgd")
     assert reason is None if words is None else re.search(words, reason)
 
 
-def test_baselines_are_trained_again_on_demand(archived, ran, tmp_path):
-    once = {"trials": 1, "archive": archived[1], **SMALL}
+def test_baselines_are_trained_again_on_demand(results, ran, tmp_path):
+    once = {"trials": 1, "archive": results[1], **SMALL}
     evaluate(["sgd"], "toy", tmp_path / "out", **once)
     evaluate(["sgd"], "toy", tmp_path / "out", rerun_baselines=True, **once)
     assert ran == [("small", "sgd"), ("large", "sgd")]
@@ -166,12 +207,49 @@ def test_baselines_are_trained_again_on_demand(archived, ran, tmp_path):
     assert len(ran) == 2
 
 
-def test_an_archive_that_is_damaged_is_none(tmp_path):
-    (tmp_path / "toy").mkdir()
-    for content in (b"", b"nonsense"):
-        (tmp_path / "toy" / "sgd.json.gz").write_bytes(content)
-        assert archive.read(tmp_path, "toy", "sgd") is None
-    assert archive.read(tmp_path, "toy", "adam") is None
+def without(content, *path):
+    """A copy of nested dictionaries without the entry at a path."""
+    first, *rest = path
+    inner = {} if not rest else {first: without(content[first], *rest)}
+    return {key: value for key, value in content.items() if key != first} | inner
+
+
+CURVES = ("tasks", "small", "curves")
+DAMAGED = {
+    "empty": lambda content: b"",
+    "no archive": lambda content: b"nonsense",
+    "cut off": lambda content: packed(content)[:-30],
+    "a list": lambda content: packed([1]),
+    "no steps": lambda content: packed(without(content, "steps")),
+    "no versions": lambda content: packed(content | {"versions": []}),
+    "no tasks": lambda content: packed(content | {"tasks": 3}),
+    "no curves": lambda content: packed(without(content, *CURVES)),
+    "no numbers": lambda content: packed(without(content, "tasks", "small", "mean_train_loss")),
+    "few curves": lambda content: packed(without(content, *CURVES, "trial")),
+}
+
+
+def packed(content):
+    return gzip.compress(json.dumps(content).encode())
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_an_archive_that_is_damaged_is_named(results, ran, tmp_path, case):
+    file = tmp_path / "toy" / "sgd.json.gz"
+    file.parent.mkdir()
+    file.write_bytes(DAMAGED[case](dict(read(results[1]).content)))
+    with pytest.raises(InputError, match=r"archive: .*sgd\.json\.gz is damaged .*--rerun-baselines") as caught:
+        evaluate(["sgd"], "toy", tmp_path / "out", trials=1, archive=tmp_path, **SMALL)
+    assert str(file) in str(caught.value) and "\n" not in str(caught.value) and not ran
+    assert archived.read(tmp_path, "toy", "adam") is None
+
+
+def test_an_archive_of_another_format_is_not_used(results, ran, tmp_path, capsys):
+    file = tmp_path / "toy" / "sgd.json.gz"
+    file.parent.mkdir()
+    file.write_bytes(packed(dict(read(results[1]).content) | {"format": "else/2"}))
+    evaluate(["sgd"], "toy", tmp_path / "out", trials=1, archive=tmp_path, **SMALL)
+    assert "sgd: archived results are of format else/2" in capsys.readouterr().err and len(ran) == 2
 
 
 def test_only_a_finished_evaluation_is_archived(tmp_path):
@@ -187,62 +265,11 @@ def test_fingerprints_tell_names_settings_shapes_and_data_apart():
         dataclasses.replace(task, x=task.x + 1e-6),
         dataclasses.replace(task, x=task.x[:-1], y=task.y[:-1]),
     ]
-    assert archive.fingerprint(task) == archive.fingerprint(evaluate_toy.linear())
-    assert len({archive.fingerprint(t) for t in (task, *others)}) == 5
+    assert archived.fingerprint(task) == archived.fingerprint(evaluate_toy.linear())
+    assert len({archived.fingerprint(t) for t in (task, *others)}) == 5
 
 
 def test_archives_of_the_package_can_be_read():
-    for file in sorted(archive.folder().rglob("*.json.gz")):
-        found = archive.read(archive.folder(), file.parent.name, file.name.removesuffix(".json.gz"))
-        assert found is not None and len(found["trials"]) in (1, 7, 42), file
-
-
-def npy(value):
-    """The bytes of a file of one array."""
-    np.save(file := io.BytesIO(), value)
-    return file.getvalue()
-
-
-CURVES = {
-    "task": np.array(["A", "B"]),
-    "steps": np.array([0, 50_000, 100_000], np.float32),
-    "loss": np.array([[4.0, 2.0, 1.0], [3.0, 1.0, 1.0]], np.float32),
-}
-
-
-@pytest.mark.parametrize(
-    "task, loss, expected",
-    [
-        ("A", 5.0, 0.0),  # worse than before training
-        ("A", 3.0, 25.0),  # halfway to 50,000
-        ("A", 1.5, 75.0),
-        ("A", 0.5, 100.0),  # never reached: clipped
-        ("B", 1.0, 50.0),  # reached at 50,000 already
-        ("C", 1.0, None),
-        ("A", None, None),
-    ],
-)
-def test_speed_up_over_published_curves(task, loss, expected, tmp_path):
-    np.savez(tmp_path / "curves.npz", **CURVES)
-    assert velodrome.speed_up(velodrome.envelope(tmp_path / "curves.npz"), task, loss, 1000) == expected
-
-
-def test_rows_of_the_suite_have_their_speed_up(archived, ran, tmp_path, monkeypatch):
-    np.savez(tmp_path / "curves.npz", **(CURVES | {"task": np.array(["small", "B"])}))
-    more = {"trials": 1, "velodrome_baselines": tmp_path / "curves.npz", **SMALL}
-    evaluate(["decayed_sgd"], "velodrome", tmp_path / "out", **more)
-    speed_ups = {row["task"]: row["velodrome_speedup"] for row in rows(tmp_path / "out", "decayed_sgd")}
-    assert speed_ups == {"small": 100_000 / 40, "large": None}
-    evaluate(["decayed_sgd"], "velodrome", tmp_path / "out", **more)
-    assert len(ran) == 2
-
-
-@pytest.mark.parametrize("content", [None, b"nothing", b"PK\x03\x04cut off", npy(3)])
-def test_published_curves_that_cannot_be_read(content, tmp_path):
-    if content is not None:
-        (tmp_path / "curves.npz").write_bytes(content)
-    with pytest.raises(InputError, match=r"velodrome-baselines: cannot read .*expected an \.npz") as caught:
-        velodrome.envelope(tmp_path / "curves.npz")
-    assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match="not given"):
-        velodrome.envelope(None)
+    for file in sorted(archived.folder().rglob("*.json.gz")):
+        found = archived.read(archived.folder(), file.parent.name, file.name.removesuffix(".json.gz"))
+        assert found is not None and len(found.content["trials"]) in (1, 7, 42), file

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from learned_opt.errors import InputError
 from meta_train.evaluate import overhead
 from meta_train.evaluate.contenders import Contender, baseline
 from meta_train.evaluate.overhead import Program, in_turns, measure, parameters, state_bytes, step_loop, update_loop
@@ -117,3 +118,11 @@ def test_rounds_end_when_it_is_enough(monkeypatch):
         return len(calls)
 
     assert (count(0.0), count(60.0)) == overhead.ROUNDS
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"adam": {}}', '{"adam": {"task": "t", "parameters": "x"}}', "\x00"])
+def test_costs_that_cannot_be_read_are_named(tmp_path, content):
+    (tmp_path / "overhead.json").write_text(content)
+    with pytest.raises(InputError, match=r"out: .*overhead\.json is damaged .*; remove it, .*--overhead") as caught:
+        overhead.read_costs(tmp_path / "overhead.json")
+    assert "\n" not in str(caught.value)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from learned_opt.errors import InputError
-from meta_train.evaluate import store
+from meta_train.evaluate import curves, store
 
 CONFIGURATION = {
     "steps": 3,
@@ -16,7 +16,7 @@ CONFIGURATION = {
 RUNS = {("t", "a"): 4, ("t", "x/b"): 2}
 SCALARS = dict.fromkeys(("compile_seconds", "state_bytes", "param_bytes"), np.float64(1.0))
 VALID = {"valid_loss": np.ones((2, 2, 2), np.float32), "valid_step": np.array([0, 3])}
-CURVES = {**store.windows(np.ones((2, 2, 3), np.float32)), **VALID, **SCALARS}
+CURVES = {**curves.windows(np.ones((2, 2, 3), np.float32)), **VALID, **SCALARS}
 
 
 def group(optimizer, n):
@@ -127,6 +127,32 @@ def test_another_configuration_is_refused_with_the_difference(tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+def test_settings_of_any_length_are_told_in_a_few_words(tmp_path):
+    fill(tmp_path)
+    trials = lambda *rates: {"a": {"kind": "baseline", "trials": [{"learning_rate": rate} for rate in rates]}}
+    asked = CONFIGURATION | {"theta_sha256": 64 * "f", "optimizers": trials(0.1, 0.2, 0.3)}
+    with pytest.raises(InputError) as caught, store.opened(tmp_path, asked):
+        pass
+    assert "optimizers.a.trials: 2 of them there, 3 of them asked" in str(caught.value)
+    assert 'theta_sha256: "absent" there, "ffffffff…" asked' in str(caught.value)
+    asked = CONFIGURATION | {"optimizers": trials(0.1, 0.2)}
+    with pytest.raises(InputError, match="2 of them there, other ones 2 of them asked"), store.opened(tmp_path, asked):
+        pass
+
+
+def test_a_task_of_other_data_is_named_with_them(tmp_path):
+    before = CONFIGURATION | {"fingerprints": {"t": "1" * 64, "u": "2" * 64}}
+    with store.opened(tmp_path, before):
+        pass
+    after = before | {"fingerprints": {"t": "3" * 64, "u": "2" * 64}}
+    subjects = {"t": "t (data set mnist)", "u": "u"}
+    with pytest.raises(InputError) as caught, store.opened(tmp_path, after, subjects=subjects):
+        pass
+    message = str(caught.value)
+    assert "(data or settings of t (data set mnist) are not what they were); choose another --out" in message
+    assert "bring back the data of then to resume" in message and "333" not in message and "\n" not in message
+
+
 def test_other_optimizers_are_added(tmp_path):
     groups = fill(tmp_path)
     asked = CONFIGURATION | {"optimizers": {"c": {"kind": "learned", "trials": [{}]}}}
@@ -177,28 +203,6 @@ def test_out_is_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"out: cannot write to .*file"):
         fill(tmp_path / "file")
-
-
-def test_windows_average_long_curves():
-    losses = np.arange(600, dtype=np.float32).reshape(1, 1, 600)
-    curves = store.windows(losses)
-    assert curves["loss"].shape == (1, 1, 200)
-    np.testing.assert_array_equal(curves["step"], 3 * np.arange(200))
-    np.testing.assert_allclose(curves["loss"][0, 0], 3 * np.arange(200) + 1)
-    # 251 steps: windows of two, and the last step alone.
-    curves = store.windows(losses[..., :251])
-    assert curves["loss"].shape == (1, 1, 126)
-    assert curves["loss"][0, 0, -1] == 250.0
-    # Up to 250 steps nothing is lost.
-    np.testing.assert_array_equal(store.windows(losses[..., :250])["loss"], losses[..., :250])
-
-
-def test_windows_keep_what_is_not_finite_where_it_is():
-    losses = np.ones((1, 1, 500), np.float32)
-    losses[0, 0, 400] = np.inf
-    losses[0, 0, 401:] = np.nan
-    loss = store.windows(losses)["loss"][0, 0]
-    assert np.isfinite(loss[:200]).all() and not np.isfinite(loss[200:]).any()
 
 
 def test_curve_files_of_different_optimizers_differ(tmp_path):

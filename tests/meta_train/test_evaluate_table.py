@@ -75,3 +75,12 @@ def test_overall_has_every_budget_of_learned_optimizers():
 
 def test_a_narrow_terminal():
     assert max(map(len, text(summarize(*tasks(2, ADAM, MINE)), width=100).splitlines())) <= 100
+
+
+def test_tables_are_as_wide_as_the_page_and_no_wider():
+    """Every row ends with its border: nothing is cut."""
+    groups = tasks(5, ADAM, SGD, rows("t", "runs/a_long_name_of_a_run", [[1.5, 2.1, 2.4]], "learned"))
+    for width in (90, 120, table.PLAIN_WIDTH):
+        lines = text(summarize(*groups), width).splitlines()
+        framed = [line for line in lines if line[:1] in "┏┡└│┃"]
+        assert len(framed) > 20 and {line.rstrip()[-1] for line in framed} == set("┓┩┘│┃")

@@ -14,6 +14,8 @@ from meta_train import report
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome", "chrome-headless-shell")
 CHROME = os.environ.get("CHROME") or next(filter(None, map(shutil.which, NAMES)), None)
 WIDTHS = {"desk": 1280, "phone": 400}
+PAPER = 688
+"""A4 between its margins."""
 
 pytestmark = pytest.mark.skipif(CHROME is None, reason="no Chromium on PATH and none in CHROME")
 
@@ -35,12 +37,14 @@ addEventListener("load", () => {
   const table = document.querySelector("#by-task table");
   const column = (n) => [...table.tBodies[0].rows].map((row) => row.cells[n].textContent);
   const before = [column(0), shown(0)];
+  dispatchEvent(new Event("beforeprint"));  // unfolds
+  const wide = [...document.querySelectorAll(".scroll")].filter((e) => e.scrollWidth > e.clientWidth + 1);
   table.querySelectorAll("thead button")[1].click();
   const sorted = column(1);
   document.getElementById("show-0").click();
   parent.postMessage({
     name: location.search.slice(1),
-    problems,
+    problems, wide: wide.map((e) => e.textContent.slice(0, 80)),
     resources: performance.getEntriesByType("resource").map((entry) => entry.name),
     overflow: root.scrollWidth - root.clientWidth,
     outside: outside.map((e) => e.outerHTML.slice(0, 80)),
@@ -74,6 +78,8 @@ def found(tmp_path_factory):
         f'<iframe src="page.html?{name}" style="width:{width}px;height:900px"></iframe>'
         for name, width in WIDTHS.items()
     ]
+    (folder / "paper.html").write_text(page.replace("@media print", "@media all"))
+    frames.append(f'<iframe src="paper.html?paper" style="width:{PAPER}px;height:900px"></iframe>')
     (folder / "frame.html").write_text(FRAME + "".join(frames))
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000", "--enable-logging=stderr"]
     profile = f"--user-data-dir={folder / 'profile'}"
@@ -127,3 +133,7 @@ def test_an_optimizer_can_be_hidden(measured):
     before, after = measured["lines"]
     assert before >= 3 * 8 and after == 0
     assert measured["others"] >= 3 * 8
+
+
+def test_tables_fit_on_paper(found):
+    assert found[0]["paper"]["wide"] == []

@@ -79,6 +79,22 @@ def test_a_text(tmp_path):
     [
         ({"train_x": IMAGE, "y": LABEL}, (), "array 'y': expected train_, valid_ or test_ before each name"),
         ({"test_x": IMAGE}, (), "expected a split train, found test"),
+        (
+            {"train_x": IMAGE, "val_x": IMAGE, "validation_x": IMAGE},
+            (),
+            "arrays 'val_x' and 'validation_x' are both field 'x' of split 'valid', expected one of them: rename",
+        ),
+        ({"train_x": IMAGE, "val_x": IMAGE, "valid_x": IMAGE}, (), "arrays 'val_x' and 'valid_x' are both field 'x'"),
+        (
+            {"train_x": IMAGE, "train/x": IMAGE},
+            (),
+            "are both field 'x' of split 'train'",
+        ),
+        (
+            {"train_x": IMAGE, "train_y": LABEL, "val_x": IMAGE, "validation_y": LABEL},
+            (),
+            "arrays of both splits valid and validation, expected one: rename those of one",
+        ),
         ({"x": IMAGE, "y": LABEL}, ("x", "z"), "no field 'z', expected some of x, y"),
         ({"x": IMAGE, "names": np.array(["a"])}, (), r"array 'names' is <U1 of shape \(1,\), .* by --fields$"),
         ({"x": np.array([[1.0, np.inf]])}, (), "field 'x' of split 'train' holds values that are not finite"),

@@ -1,6 +1,7 @@
 """The rule of `tasks.provenance`, on what is really drawn and judged, and on cases made to break it."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ import pytest
 from tasks import data, suites
 from tasks.catalogue import velo
 from tasks.catalogue.entries import Library
-from tasks.provenance import Provenance, of_family, of_task, outside, union
+from tasks.errors import InputError
+from tasks.provenance import Provenance, of_family, of_task, of_training, outside, shared, union
+from tasks.sources import Examples
 
 NEVER_TRAINED = {"mlp_mixer", "siren", "diffusion", "graph_network", "pinn", "test_functions"}
 
@@ -77,8 +80,37 @@ def test_the_rule_refuses_what_training_has():
     assert outside(task({"b"}, "mlp", length=99), training) == []
 
 
+def test_why_a_task_is_not_held_out():
+    training = Provenance(frozenset({"a", "c"}), {"mlp": {"width": (8, 32)}})
+    task = lambda data, family, width: Provenance(frozenset(data), {family: {"width": (width, width)}})
+    assert shared(task({"b"}, "mlp", 33), training) == shared(task({"b"}, "siren", 16), training) == []
+    assert shared(task({"b"}, "mlp", 32), training) == ["mlp of a size that is trained on"]
+    assert shared(task({"a", "b", "c"}, "siren", 99), training) == ["data set a", "data set c"]
+
+
+def test_training_is_known_by_name_without_its_data(stock, tmp_path, monkeypatch):
+    """The same as of the distribution itself, where none of the sets is there; what stood in is told by the tasks."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    for name in suites.FAMILIES:
+        there, known = of_family(suites.family(name, stock)), of_training(name)
+        assert known.families == there.families
+        assert known.data == (there.data - {"python_source"} | {"lm1b"} if name == "velo-mixture" else there.data)
+    assert list(tmp_path.iterdir()) == []
+    drawn = ["celo_mnist__global", "celo_sklearn_digits__global", "rnn_lm_python_source_gru_8x8_bs4"]
+    assert of_training("celo-four", drawn).data >= {"mnist", "sklearn_digits", "python_source"}
+    with pytest.raises(InputError, match="unknown task family 'gone'"):
+        of_training("gone")
+
+
 def test_resized_data_are_the_same_data(stock):
     assert of_task(suites.task("celo_mnist", stock)).data == {"mnist"}
+
+
+@pytest.mark.parametrize("name", ["mnist", "mnist@8", "mnist@8-grey", "mnist:3.0.1", "mnist/a", "mnist/a:1.0.0"])
+def test_versions_and_configurations_are_the_same_data(name):
+    task = suites.task("digits_mlp_32")
+    named = replace(task, source=Examples(replace(task.source.data, name=name)))
+    assert of_task(named).data == {"mnist"}
 
 
 def test_the_union_joins_ranges_of_a_family():

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tasks import stock
 from tasks.embedded import digits
 from tasks.errors import DataUnavailable, InputError
 from tasks.importing import import_arrays
@@ -122,6 +123,51 @@ def test_malformed_arrays_are_told_in_one_line_and_nothing_is_written(tmp_path, 
         import_arrays(name, splits, tmp_path)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+STOCK_IMAGES = {"image": np.zeros((4, 32, 32, 3), np.uint8), "label": np.arange(4)}
+
+
+@pytest.mark.parametrize(
+    ("name", "arrays", "message"),
+    [
+        (
+            "mnist",
+            {"x": np.zeros((4, 3))},
+            r"image \(N, 28, 28, 1\) and label below 10; .* has fields x: choose",
+        ),
+        (
+            "mnist",
+            STOCK_IMAGES,
+            r"image \(N, 28, 28, 1\) .*; split 'train' has image \(4, 32, 32, 3\):",
+        ),
+        ("cifar10", STOCK_IMAGES | {"label": np.array([0, 1, 2, 10])}, "label below 10; .* has label from 0 to 10:"),
+        ("cifar100", STOCK_IMAGES | {"label": np.zeros(4)}, "label below 100; .* has label from 0"),
+        ("svhn_cropped", {"image": STOCK_IMAGES["image"]}, "split 'train' has fields image: choose another name$"),
+        ("tiny_shakespeare", STOCK_IMAGES, r"expected a text \(import a .txt file\); .* has image, label: choose"),
+    ],
+)
+def test_a_stock_name_is_for_what_the_stock_set_holds(tmp_path, name, arrays, message):
+    with pytest.raises(InputError, match=rf"^data set name '{name}' stands for the stock set, .*{message}") as caught:
+        import_arrays(name, {"train": arrays}, tmp_path)
+    assert "\n" not in str(caught.value) and list(tmp_path.iterdir()) == []
+
+
+def test_stock_names_take_what_they_are_for(tmp_path):
+    import_arrays("cifar10", {"train": STOCK_IMAGES, "test": STOCK_IMAGES}, tmp_path)
+    import_arrays("tiny_shakespeare", {"train": {"text": np.array([b"to be"])}}, tmp_path)
+    assert {folder.name for folder in tmp_path.iterdir()} - {"downloads"} == {"cifar10", "tiny_shakespeare"}
+
+
+def test_stock_sets_are_what_tfds_says_they_are():
+    import tensorflow_datasets as tfds
+
+    for name, kind in stock.STOCK.items():
+        features = tfds.builder(name).info.features
+        if kind is None:
+            assert list(features) == ["text"]
+        else:
+            assert (features["image"].shape, features["label"].num_classes) == (kind[:3], kind.classes)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

@@ -70,6 +70,13 @@ def test_an_unknown_name_gives_the_nearest(name, near, tmp_path, no_network, cap
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_name_like_no_other_gives_the_embedded_ones_in_order(tmp_path, no_network):
+    with pytest.raises(InputError, match=r"^unknown data set 'nosuch': .*; embedded are: ") as caught:
+        load("nosuch", tmp_path)
+    names = str(caught.value).rpartition(": ")[2].split(", ")
+    assert len(names) == 20 and names == sorted(names)
+
+
 @pytest.mark.parametrize("name", ["", "a b", "../mnist", "mnist/3:", "mnist:9.9.9", "huggingface:mnist"])
 def test_a_name_or_version_that_cannot_be(name, tmp_path, no_network):
     with pytest.raises(InputError) as caught:
