@@ -62,7 +62,7 @@ __all__ = [
 ]
 
 
-_MODULES = ("mup", "network", "rules")
+_MODULES = ("mup", "network", "nowcast", "rules")
 
 
 def __getattr__(name: str) -> Any:
