@@ -4,7 +4,7 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +27,12 @@ class Checkpoints:
     """The newest checkpoints of a run; a context manager that ends with all of them on disk."""
 
     def __init__(self, directory: Path, *, keep: int = 3) -> None:
+        """Of a run; on several hosts all open, save and restore the same steps in the same order.
+
+        Args:
+          directory: that all hosts see.
+          keep: checkpoints on disk.
+        """
         self._directory = directory.resolve()
         # A run that was killed while it saved leaves a directory under a temporary name.
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
@@ -53,6 +59,28 @@ class Checkpoints:
         """Outer step of the newest checkpoint, once it is complete."""
         self.wait()
         return self._valid
+
+    def newest(self, like: State, note: Callable[[str], None]) -> tuple[State, int] | None:
+        """The state of the newest checkpoint that can be read, and its step; None if there is no checkpoint.
+
+        One that cannot be read is renamed to "damaged-" and its step, and the one before it taken.
+
+        Raises:
+          RunFailed: none can be read; on several hosts, where they cannot all choose another, the newest cannot.
+        """
+        while self._valid is not None:
+            step = self._valid
+            try:
+                return self.restore(like), step
+            except RunFailed:
+                if jax.process_count() > 1 or len(self._manager.all_steps()) == 1:
+                    raise
+                path = self._directory / str(step)
+                aside = path.replace(path.with_name(f"damaged-{step}"))
+                note(f"checkpoint {path} cannot be read, it is now {aside.name}; going back to {self._before(step)}")
+                self._manager.reload()
+                self._valid = self._manager.latest_step()
+        return None
 
     def restore(self, like: State) -> State:
         """The state of the newest checkpoint, shaped and placed like `like`.
@@ -82,7 +110,7 @@ class Checkpoints:
         self.wait()
         self._saving = step
         try:
-            self._reserve(sum(x.nbytes for x in jax.tree.leaves(state)))
+            self._reserve(sum(x.nbytes for x in jax.tree.leaves(state)) // jax.process_count())
             self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(_without_empty(state))))
         except Exception as error:
             raise self._failure(error) from error
@@ -103,7 +131,7 @@ class Checkpoints:
 
     def _reserve(self, size: int) -> None:
         """Fail at once where a file of `size` bytes and a margin has no room, instead of halfway through many files."""
-        probe = self._directory / ".room"
+        probe = self._directory / f".room-{jax.process_index()}"
         try:
             with probe.open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, size + MARGIN)

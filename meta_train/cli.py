@@ -12,18 +12,22 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import tyro
 
 from learned_opt.errors import InputError
+from meta_train import distributed
 from meta_train.config import MetaTrainConfig
 from meta_train.data_commands import tasks_command
+from meta_train.distributed import DistributedConfig
 from meta_train.errors import RunFailed
 from meta_train.estimators_command import estimators_command
+from meta_train.plan_config import PlanConfig
 from meta_train.presets import PRESETS
 from tasks.errors import InputError as TaskInputError
 
@@ -40,8 +44,12 @@ class MetaTrainArgs:
     """Changes to the preset."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
     """Run directory; the same command again resumes what is there."""
+    hosts: Annotated[DistributedConfig, tyro.conf.arg(name="")] = field(default_factory=DistributedConfig)
+    """Processes that share the run, see docs/pods.md."""
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Say what would be done and what it costs; write nothing."""
+    plan: Annotated[PlanConfig, tyro.conf.arg(name="")] = field(default_factory=PlanConfig)
+    """With --dry-run: devices that are not here."""
 
 
 @dataclass(frozen=True)
@@ -87,19 +95,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
         return status
-    except (InputError, TaskInputError) as error:
-        return _complain(error, 2)
-    except RunFailed as error:
-        return _complain(error, 1)
-    except KeyboardInterrupt:
-        return _complain("aborted", 128 + signal.SIGINT)
-    except BrokenPipeError:
-        # Nobody reads on; keep the interpreter from failing again when it flushes at exit.
-        if sys.stdout is not None:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        return _complain(f"{error.filename or 'the system'}: {error.strerror or error}", 1)
+    except BaseException as error:
+        return explain(error)
+
+
+def explain(error: BaseException, prefix: str = "") -> int:
+    """Print an error in one line that begins with `prefix`, and return the exit status; raises what is a defect."""
+    match error:
+        case InputError() | TaskInputError():
+            return _complain(f"{prefix}{error}", 2)
+        case RunFailed():
+            return _complain(f"{prefix}{error}", 1)
+        case KeyboardInterrupt():
+            return _complain(f"{prefix}aborted", 128 + signal.SIGINT)
+        case BrokenPipeError():
+            # Nobody reads on; keep the interpreter from failing again when it flushes at exit.
+            if sys.stdout is not None:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        case OSError():
+            return _complain(f"{prefix}{error.filename or 'the system'}: {error.strerror or error}", 1)
+    raise error
 
 
 def meta_train_command(argv: Sequence[str]) -> int:
@@ -121,13 +137,21 @@ def meta_train_command(argv: Sequence[str]) -> int:
     )
     _quiet_libraries()
     if args.dry_run:
+        if args.plan != PlanConfig():
+            from meta_train.planner import plan
+
+            print(plan(args.config, args.plan))
+            return 0
         from meta_train.dry_run import dry_run
 
         print(dry_run(args.config))
         return 0
+    if args.plan != PlanConfig():
+        raise InputError("--plan-devices and its like only describe: expected --dry-run with them")
     if args.out is None:
         raise InputError(f"--out is missing: expected a directory for the run, such as --out runs/{preset}")
-    return _meta_train(args.config, args.out)
+    config, out = args.config, args.out
+    return distributed.run(args.hosts, lambda process: _meta_train(config, out, process), _explain_all)
 
 
 def export_command(argv: Sequence[str]) -> int:
@@ -199,10 +223,14 @@ def _dispatch(argv: Sequence[str]) -> int:
     return COMMANDS[name].run(rest)
 
 
-def _meta_train(config: MetaTrainConfig, out: Path) -> int:
+def _meta_train(config: MetaTrainConfig, out: Path, process: distributed.Process) -> int:
+    import jax
+
     from meta_train.trainer import meta_train
 
-    outcome = meta_train(config, out)
+    outcome = meta_train(config, out, devices=jax.devices())
+    if not process.first:
+        return 0 if outcome.signal is None else 128 + outcome.signal
     if outcome.signal is not None:
         name = signal.Signals(outcome.signal).name
         progress = f"outer step {outcome.step} of {config.steps}"
@@ -308,6 +336,15 @@ def _print_table(rows: Iterable[tuple[str, str]]) -> None:
 def _nearest(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(known)}"
+
+
+def _explain_all(error: BaseException, prefix: str) -> int:
+    """As `explain`, for a process that has to end whatever the error is."""
+    try:
+        return explain(error, prefix)
+    except BaseException:
+        traceback.print_exc()
+        return 1
 
 
 def _complain(error: object, status: int) -> int:

@@ -8,38 +8,41 @@ import jax
 import optax
 
 from meta_train import config as configs
-from meta_train import outer
+from meta_train import hosts, outer
+from meta_train.collectives import collectives
 from meta_train.config import MetaTrainConfig
 from meta_train.outer import Experiment, State
 from meta_train.progress import duration
-from meta_train.trainer import compile_step
+from meta_train.trainer import arguments, compile_step
 
 
 def dry_run(config: MetaTrainConfig) -> str:
-    """Compile the outer step, make two, and describe the run on several lines.
+    """Compile the outer step, make two on the devices of this process, and describe the run on several lines.
 
     Raises:
       InputError: as `meta_train`.
     """
-    experiment = outer.build(config)
+    experiment = hosts.on(jax.devices(), outer.build(config))
     state = experiment.init()
     pairs = config.estimator.pairs * len(experiment.problems)
     theta = f"{optax.tree.size(state.theta):,} weights of {experiment.rule.name}"
     start = time.monotonic()
     compiled: Any = compile_step(experiment, state)
     compile_seconds = time.monotonic() - start
-    flops = _flops_per_inner_step(experiment, state)
+    messages = collectives(compiled.as_text())
+    flops = flops_per_inner_step(experiment, state)
     memory = compiled.memory_analysis()
-    arguments, temporary = _bytes(memory.argument_size_in_bytes), _bytes(memory.temp_size_in_bytes)
-    seconds = _seconds_per_step(experiment, state, compiled)
-    devices = jax.devices()
+    given, temporary = show_bytes(memory.argument_size_in_bytes), show_bytes(memory.temp_size_in_bytes)
+    seconds = seconds_per_step(experiment, state, compiled)
+    devices, used = jax.devices(), 1 if experiment.mesh is None else experiment.mesh.size
     rows = {
         "configuration": json.dumps(configs.to_json(config)),
         "tasks": ", ".join(problem.task.name for problem in experiment.problems),
         "theta": theta,
         "particles": f"{pairs} antithetic pairs, {experiment.inner_steps:,} inner steps per outer step",
-        "devices": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
-        "memory": f"{arguments} state and data, {temporary} temporary",
+        "devices": f"{used} of {len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
+        "network": f"{len(messages)} collectives, {show_bytes(sum(each.bytes for each in messages))} an outer step",
+        "memory": f"{given} state and data, {temporary} temporary, on one device",
         "work": f"{flops:,.0f} FLOP per inner step, {flops * experiment.inner_steps:,.0f} per outer step",
         "compilation": f"{compile_seconds:.1f} s",
         "outer step": f"{1e3 * seconds:.1f} ms, {experiment.inner_steps / seconds:,.0f} inner steps/s",
@@ -48,7 +51,7 @@ def dry_run(config: MetaTrainConfig) -> str:
     return "\n".join(f"{name:14}{value}" for name, value in rows.items())
 
 
-def _flops_per_inner_step(experiment: Experiment, state: State) -> float:
+def flops_per_inner_step(experiment: Experiment, state: State) -> float:
     """XLA's count for one inner step of one particle, mean over tasks; loops within a step count once."""
     key = jax.random.key(0)
     counts = []
@@ -59,15 +62,17 @@ def _flops_per_inner_step(experiment: Experiment, state: State) -> float:
     return sum(counts) / len(counts)
 
 
-def _seconds_per_step(experiment: Experiment, state: State, compiled: Any) -> float:
+def seconds_per_step(experiment: Experiment, state: State, compiled: Any) -> float:
     """Of the second outer step: the first one touches fresh memory and begins every episode."""
-    state, _ = jax.block_until_ready(compiled(state, experiment.problems))
+    rest = arguments(experiment)
+    state, _ = jax.block_until_ready(compiled(state, *rest))
     start = time.monotonic()
-    jax.block_until_ready(compiled(state, experiment.problems))
+    jax.block_until_ready(compiled(state, *rest))
     return time.monotonic() - start
 
 
-def _bytes(n: int | float) -> str:
+def show_bytes(n: int | float) -> str:
+    """A size for people."""
     for unit in ("B", "kB", "MB"):
         if n < 1000:
             return f"{n:.3g} {unit}"

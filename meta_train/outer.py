@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Key
 from learned_opt.rules import make_rule
 from learned_opt.rules.base import Rule
 from meta_train import estimators
+from meta_train import mesh as meshes
 from meta_train.config import MetaOptimizerConfig, MetaTrainConfig
 from meta_train.estimators.objectives import Validated
 from meta_train.horizon import LogUniform
@@ -25,7 +26,8 @@ from tasks.streaming import Reservoir
 from tasks.suites import family
 
 PyTree = Any
-Problems = tuple[TaskProblem | Validated, ...]
+Problems = tuple[Any, ...]
+"""`TaskProblem` or `Validated`; to make steps, any `Problem` will do."""
 
 THETA, TASKS, EPISODES, SCORE = range(4)
 """Streams of the run's key: initial weights, drawn tasks, estimators, and the episodes of `score`."""
@@ -75,6 +77,8 @@ class Report(NamedTuple):
     """Outer steps in a row, up to this one, whose gradient was not finite; int32."""
     means: dict[str, Array]
     """Metrics averaged over the outer steps since the last line of metrics.jsonl."""
+    stops: PyTree = ()
+    """On a mesh: devices whose process asks all to stop, by signal, see `mesh.stop_request`."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,8 @@ class Experiment:
     problems: Problems
     reservoirs: tuple[Reservoir, ...] = ()
     """Streams of the data sets that do not fit on the device; the problems hold their first buffers."""
+    mesh: Any = None
+    """Devices that share the particles, see `meta_train.mesh`; then the problems are replicated on it. None: one."""
 
     @property
     def inner_steps(self) -> int:
@@ -100,22 +106,49 @@ class Experiment:
     def init(self) -> State:
         """State before the first outer step."""
         theta = self.initial_theta()
+        if self.mesh is None:
+            return self._first(theta, self.problems)
+        theta = meshes.replicate(self.mesh, theta)
+        return jax.jit(self._first, out_shardings=self.shardings())(theta, self.problems)
+
+    def shapes(self) -> State:
+        """Shapes and dtypes of the state."""
+        return jax.eval_shape(lambda problems: self._first(self.initial_theta(), problems), self.problems)
+
+    def shardings(self) -> State:
+        """Where the parts of the state lie on the mesh."""
+        shapes = self.shapes()
+        everywhere = jax.tree.map(lambda _: meshes.replicated(self.mesh), shapes)
+        particles = meshes.of_pairs(self.mesh, shapes.estimators, self.config.estimator.pairs)
+        return everywhere._replace(estimators=particles)
+
+    def _first(self, theta: PyTree, problems: Problems) -> State:
         key = self._key(EPISODES)
         states = tuple(
-            self.estimator.init(problem, theta, jax.random.fold_in(key, i)) for i, problem in enumerate(self.problems)
+            self.estimator.init(problem, theta, jax.random.fold_in(key, i)) for i, problem in enumerate(problems)
         )
         opt_state = cast(optax.ApplyIfFiniteState, self._meta_optimizer().init(theta))
         state = State(jnp.int32(0), theta, opt_state, states, totals={})
-        metrics = jax.eval_shape(lambda *args: self._advance(*args)[1], state, self.problems)
+        # Those of a mesh are the same ones.
+        apply = lambda state, problems: self._apply(state, self._estimate(state, problems, ()))
+        _, metrics = jax.eval_shape(apply, state, problems)
         return state._replace(totals={name: jnp.zeros(x.shape, x.dtype) for name, x in metrics.items()})
 
-    def step(self, state: State, problems: Problems) -> tuple[State, Report]:
-        """One outer step; pure and jittable."""
-        new, metrics = self._advance(state, problems)
+    def step(self, state: State, problems: Problems, stop: PyTree = ()) -> tuple[State, Report]:
+        """One outer step; pure and jittable.
+
+        Args:
+          state: as `init` gives it.
+          problems: as those of the experiment, with the data of this step.
+          stop: on a mesh, see `mesh.stop_request`.
+        """
+        once = self.mesh is not None and meshes.exchanges_once(self.estimator)
+        found = (self._exchange if once else self._estimate)(state, problems, stop)
+        new, metrics = self._apply(state, found)
         done = state.step % self.config.metrics_every  # steps that the totals hold
         totals = {name: jnp.where(done == 0, 0.0, state.totals[name]) + x for name, x in metrics.items()}
         means = {name: total / (done + 1) for name, total in totals.items()}
-        report = Report(metrics["meta_loss"], metrics["theta_norm"], new.opt_state.notfinite_count, means)
+        report = Report(metrics["meta_loss"], metrics["theta_norm"], new.opt_state.notfinite_count, means, found.stops)
         return new._replace(totals=totals), report
 
     def score(self, theta: PyTree) -> Float[Array, "tasks episodes"]:
@@ -123,13 +156,8 @@ class Experiment:
         keys = jax.random.split(self._key(SCORE), self.config.scored_episodes)
         return jnp.stack([_mean_loss(problem, theta, keys) for problem in self.problems])
 
-    def _advance(self, state: State, problems: Problems) -> tuple[State, dict[str, Array]]:
-        estimates = [
-            self.estimator.estimate(problem, state.theta, estimator_state)
-            for problem, estimator_state in zip(problems, state.estimators, strict=True)
-        ]
-        gradients, states, metrics = zip(*estimates, strict=True)
-        gradient, metrics = _mean(gradients), _mean(metrics)
+    def _apply(self, state: State, found: meshes.Estimate) -> tuple[State, dict[str, Array]]:
+        gradient, states, metrics, _ = found
         updates, opt_state = self._meta_optimizer().update(gradient, state.opt_state, state.theta)
         opt_state = cast(optax.ApplyIfFiniteState, opt_state)
         theta = optax.apply_updates(state.theta, updates)
@@ -140,6 +168,24 @@ class Experiment:
             "skipped": 1.0 - jnp.asarray(opt_state.last_finite, jnp.float32),
         }
         return State(state.step + 1, theta, opt_state, states, state.totals), metrics
+
+    def _exchange(self, state: State, problems: Problems, stop: PyTree) -> meshes.Estimate:
+        """On the mesh, by one all-reduce."""
+        return meshes.estimate(self.mesh, self.estimator, problems, state.theta, state.estimators, stop)
+
+    def _estimate(self, state: State, problems: Problems, stop: PyTree) -> meshes.Estimate:
+        """On one device, or as XLA's partitioner sees fit."""
+        estimates = [
+            self.estimator.estimate(problem, state.theta, estimator_state)
+            for problem, estimator_state in zip(problems, state.estimators, strict=True)
+        ]
+        gradients, states, metrics = zip(*estimates, strict=True)
+        gradient, means = meshes.mean(gradients), meshes.mean(metrics)
+        if len(problems) > 1 and meshes.SIGNAL in means:
+            pairs = self.config.estimator.pairs
+            squares = [meshes.mean_square(g, m, pairs) for g, m in zip(gradients, metrics, strict=True)]
+            means[meshes.SIGNAL] = meshes.signal_to_noise(gradient, squares, pairs)
+        return meshes.Estimate(gradient, states, means, jax.tree.map(lambda x: jnp.sum(x, axis=0), stop))
 
     def _meta_optimizer(self) -> optax.GradientTransformation:
         return meta_optimizer(self.config.meta_optimizer, self.config.steps)
@@ -180,10 +226,6 @@ def schedule(config: MetaOptimizerConfig, steps: int) -> optax.Schedule:
     if config.warmup_steps == 0:
         return optax.cosine_decay_schedule(peak, steps, alpha=config.final_fraction)
     return optax.warmup_cosine_decay_schedule(0.0, peak, config.warmup_steps, steps, config.final_fraction * peak)
-
-
-def _mean(trees: tuple[PyTree, ...]) -> PyTree:
-    return jax.tree.map(lambda *xs: sum(xs) / len(xs), *trees)
 
 
 _mean_loss = jax.jit(mean_loss)

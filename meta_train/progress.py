@@ -27,8 +27,9 @@ class _Console(Console):
 class Reporter:
     """Progress of one run on standard error."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self._console = console or _Console(stderr=True, highlight=False)
+    def __init__(self, console: Console | None = None, *, silent: bool = False) -> None:
+        """Report to a console, standard error by default, or to nobody."""
+        self._console = console or _Console(stderr=True, highlight=False, quiet=silent)
         self._bar: Progress | None = None
         self._meta_loss: float | None = None
         self._saved: int | None = None

@@ -77,6 +77,11 @@ def read_config(run: Path) -> MetaTrainConfig:
         raise InputError(f"{run / CONFIG}: {error}: restore it, or choose another --out") from error
 
 
+def is_run(run: Path) -> bool:
+    """Whether a run has been begun in `run`."""
+    return (run / CONFIG).exists()
+
+
 def record_start(run: Path, config: MetaTrainConfig, *, step: int, devices: Sequence[str]) -> None:
     """Write `config.json`, or add this start to the ones that are there."""
     starts = _read(run)["starts"]

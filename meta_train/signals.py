@@ -17,6 +17,10 @@ class StopRequest:
     """SIGTERM or SIGINT, once received."""
 
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+"""Those that ask a run to stop."""
+
+
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
     """Turn SIGTERM and the first Ctrl-C into a request to stop; the second Ctrl-C raises KeyboardInterrupt.
@@ -36,10 +40,9 @@ def stop_on_signals() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(number, handle) for number in numbers]
+    before = [signal.signal(number, handle) for number in SIGNALS]
     try:
         yield request
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in zip(SIGNALS, before, strict=True):
             signal.signal(number, handler)

@@ -1,25 +1,24 @@
 """Meta-training, from a configuration to a directory of weights."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from learned_opt import pretrained
 from learned_opt.errors import WeightsError
-from meta_train import config as configs
-from meta_train import export, outer, run_directory
+from meta_train import cards, export, hosts, mesh, outer, run_directory
 from meta_train.checkpointing import DISK_FULL, Checkpoints
 from meta_train.config import MetaTrainConfig
 from meta_train.errors import RunFailed
 from meta_train.metrics import MetricLog
-from meta_train.outer import Experiment, Problems, Report, State
+from meta_train.outer import Experiment, Report, State
 from meta_train.progress import Reporter
-from meta_train.signals import stop_on_signals
+from meta_train.signals import SIGNALS, StopRequest, stop_on_signals
 from meta_train.streams import Streams
 
 PATIENCE = 20
@@ -39,67 +38,121 @@ class Outcome(NamedTuple):
     """Measured results as in card.json; empty for a run that is not finished."""
 
 
-def meta_train(config: MetaTrainConfig, out: Path, reporter: Reporter | None = None) -> Outcome:
+def meta_train(
+    config: MetaTrainConfig,
+    out: Path,
+    reporter: Reporter | None = None,
+    *,
+    devices: Sequence[Any] | None = None,
+) -> Outcome:
     """Meta-train in `out`, or go on from the checkpoint in it; the result is the same, bit for bit.
 
-    SIGTERM and Ctrl-C end it after the outer step that is running, with a checkpoint.
+    SIGTERM and Ctrl-C end it after the outer step that is running, with a checkpoint. A run may be resumed on other
+    devices: its result then differs in the order of sums.
 
     Args:
       config: what to do.
       out: run directory, new or begun with the same configuration.
-      reporter: where progress goes; standard error by default.
+      reporter: where progress goes; standard error by default, silence where this is not the first of its processes.
+      devices: that share the particles, those of all processes; the first one by default.
 
     Raises:
-      InputError: `out` is not usable, or the data are not there.
+      InputError: `out` is not usable, the data are not there, or processes differ.
       RunFailed: gradients stayed non-finite, a disk or memory is full, or a checkpoint is damaged.
     """
-    reporter = reporter or Reporter()
-    experiment = outer.build(config)
-    with (
-        _failures_named(out),
-        run_directory.claim(out, config),
-        stop_on_signals() as stop,
-        Checkpoints(out / run_directory.CHECKPOINTS) as checkpoints,
-    ):
-        resumed_at = checkpoints.latest
-        if resumed_at == config.steps == _steps_of_weights(out):
-            return Outcome(config.steps, None, resumed_at, pretrained.load_pretrained(out).card["results"])
-        # Placed as a restored state is: a resumed run compiles the very same program.
-        state = jax.device_put(experiment.init(), jax.devices()[0])
-        state = state if resumed_at is None else checkpoints.restore(state)
-        step = resumed_at or 0
-        streams = Streams(experiment.reservoirs, out)
-        problems = experiment.problems if resumed_at is None else streams.restore(experiment.problems, step)
-        run_directory.record_start(out, config, step=step, devices=[str(d.device_kind) for d in jax.devices()])
-        if resumed_at is not None:
-            reporter.note(f"resuming {out} at outer step {step} of {config.steps}")
-        with reporter.task("compiling the outer step"):
-            advance = compile_step(experiment, state)
+    first = jax.process_index() == 0
+    reporter = reporter or Reporter(silent=not first)
+    with _failures_named(out), stop_on_signals() as stop:
+        devices = devices or jax.devices()[:1]
+        experiment = hosts.on(devices, outer.build(config))
+        with hosts.claimed(out, config), Checkpoints(out / run_directory.CHECKPOINTS) as checkpoints:
+            if checkpoints.latest == config.steps == _steps_of_weights(out):
+                results = pretrained.load_pretrained(out).card["results"]
+                return Outcome(config.steps, None, config.steps, results)
+            for line in hosts.described(devices, experiment):
+                reporter.note(line)
+            state = experiment.init()
+            if experiment.mesh is None:  # Placed as a restored state is: a resumed run compiles the very same program.
+                state = jax.device_put(state, jax.devices()[0])
+            saved = checkpoints.newest(state, reporter.note)
+            state, resumed_at = (state, None) if saved is None else saved
+            ended = _advance(experiment, out, state, resumed_at, checkpoints, reporter, stop)
+            if not first:
+                return ended.outcome
+            theta = jax.device_get(ended.theta)
+            step = ended.outcome.step
+            results = cards.results(experiment, theta, reporter) if step == config.steps else {}
+            card = cards.card(experiment, step=step, seconds=ended.seconds, results=results)
+            pretrained.save_pretrained(out, experiment.rule, theta, card)
+            return ended.outcome._replace(results=results)
 
-        log = MetricLog(out, after=step, inner_steps=experiment.inner_steps)
-        watch = _Watch(config, log, checkpoints, reporter)
-        with log, reporter.running(start=step, steps=config.steps, inner_steps=experiment.inner_steps):
-            while step < config.steps and stop.signal is None:
-                state, report = advance(state, problems)
-                step += 1
-                problems = streams.advance(problems, step)
-                watch.started(step, report)
-                if step % config.checkpoint_every == 0:
-                    watch.catch_up()
-                    streams.save(step)
-                    checkpoints.save(step, state)
-                    reporter.saved(step)
-            watch.catch_up()
-            if checkpoints.latest != step:
-                streams.save(step)
-                checkpoints.save(step, state)
-        seconds = log.seconds
-        checkpoints.wait()
-        theta = jax.device_get(state.theta)
-        results = _results(experiment, theta, reporter) if step == config.steps else {}
-        card = _card(experiment, step=step, seconds=seconds, results=results)
-        pretrained.save_pretrained(out, experiment.rule, theta, card)
-    return Outcome(step, stop.signal if step < config.steps else None, resumed_at, results)
+
+class _Ended(NamedTuple):
+    """What the loop leaves."""
+
+    outcome: Outcome
+    theta: Any
+    seconds: float
+    """Spent on outer steps by all starts of the run; 0 where this is not the first process."""
+
+
+def _advance(
+    experiment: Experiment,
+    out: Path,
+    state: State,
+    resumed_at: int | None,
+    checkpoints: Checkpoints,
+    reporter: Reporter,
+    stop: StopRequest,
+) -> _Ended:
+    """Outer steps until the last one, or until somebody wants to stop; the checkpoint of the last is on disk."""
+    config, step, first = experiment.config, resumed_at or 0, jax.process_index() == 0
+    streams = Streams(experiment.reservoirs, out)
+    place = partial(mesh.replicate, experiment.mesh) if experiment.mesh is not None else lambda problems: problems
+    problems = experiment.problems if resumed_at is None else place(streams.restore(experiment.problems, step))
+    if first:
+        run_directory.record_start(out, config, step=step, devices=[str(d.device_kind) for d in jax.devices()])
+    if resumed_at is not None:
+        reporter.note(f"resuming {out} at outer step {step} of {config.steps}")
+    with reporter.task("compiling the outer step"):
+        advance = compile_step(experiment, state)
+
+    log = MetricLog(out, after=step, inner_steps=experiment.inner_steps) if first else None
+    watch = _Watch(config, log, checkpoints, reporter, stop)
+    asked = _Asked(experiment, stop)
+    save = lambda: (streams.save(step) if first else None, checkpoints.save(step, state))
+    with log or nullcontext(), reporter.running(start=step, steps=config.steps, inner_steps=experiment.inner_steps):
+        while step < config.steps and watch.stop is None:
+            state, report = advance(state, problems, *asked.now())
+            step += 1
+            problems = place(streams.advance(problems, step)) if experiment.reservoirs else problems
+            watch.started(step, report)
+            if step % config.checkpoint_every == 0:
+                watch.catch_up()
+                save()
+                reporter.saved(step)
+        watch.catch_up()
+        if checkpoints.latest != step:
+            save()
+    checkpoints.wait()
+    outcome = Outcome(step, watch.stop if step < config.steps else None, resumed_at, {})
+    return _Ended(outcome, state.theta, 0.0 if log is None else log.seconds)
+
+
+class _Asked:
+    """The argument of the outer step that asks all processes to stop; none without a mesh."""
+
+    def __init__(self, experiment: Experiment, stop: StopRequest) -> None:
+        self._mesh, self._stop = experiment.mesh, stop
+        self._made: tuple[int | None, Any] | None = None
+
+    def now(self) -> tuple[Any, ...]:
+        """As it is now; made anew when a signal has come."""
+        if self._mesh is None:
+            return ()
+        if self._made is None or self._made[0] != self._stop.signal:
+            self._made = self._stop.signal, mesh.stop_request(self._mesh, self._stop.signal, SIGNALS)
+        return (self._made[1],)
 
 
 def _steps_of_weights(out: Path) -> int | None:
@@ -110,17 +163,40 @@ def _steps_of_weights(out: Path) -> int | None:
         return None
 
 
-def compile_step(experiment: Experiment, state: State) -> Callable[[State, Problems], tuple[State, Report]]:
-    """The outer step, compiled ahead of its first use; it donates the state."""
-    return jax.jit(experiment.step, donate_argnums=0).lower(state, experiment.problems).compile()
+def compile_step(experiment: Experiment, state: State) -> Callable[..., tuple[State, Report]]:
+    """The outer step, compiled ahead of its first use; it donates the state.
+
+    It takes the state, the problems and, on a mesh, the request to stop.
+    """
+    return jax.jit(experiment.step, donate_argnums=0).lower(state, *arguments(experiment)).compile()
+
+
+def arguments(experiment: Experiment) -> tuple[Any, ...]:
+    """What the outer step takes beside its state, for a step that nobody stops."""
+    if experiment.mesh is None:
+        return (experiment.problems,)
+    return experiment.problems, mesh.stop_request(experiment.mesh, None, SIGNALS)
 
 
 class _Watch:
     """Reads the report of a step once the next one is under way, so that at most one step is in flight."""
 
-    def __init__(self, config: MetaTrainConfig, log: MetricLog, checkpoints: Checkpoints, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        config: MetaTrainConfig,
+        log: MetricLog | None,
+        checkpoints: Checkpoints,
+        reporter: Reporter,
+        stop: StopRequest,
+    ) -> None:
         self._config, self._log, self._checkpoints, self._reporter = config, log, checkpoints, reporter
+        self._stop, self._agreed, self._alone = stop, None, jax.process_count() == 1
         self._pending: tuple[int, Report] | None = None
+
+    @property
+    def stop(self) -> int | None:
+        """The signal to stop because of; where there are several processes, the one that all of them have read of."""
+        return self._stop.signal if self._alone else self._agreed
 
     def started(self, step: int, report: Report) -> None:
         """Outer step `step` has been dispatched; read the one before."""
@@ -131,12 +207,15 @@ class _Watch:
         """Read the last step, and put everything written so far on disk."""
         previous, self._pending = self._pending, None
         self._read(previous)
-        self._log.sync()
+        if self._log is not None:
+            self._log.sync()
 
     def _read(self, pending: tuple[int, Report] | None) -> None:
         if pending is None:
             return
         step, report = pending[0], jax.device_get(pending[1])
+        for number, asking in zip(SIGNALS, report.stops, strict=False):
+            self._agreed = number if asking and self._agreed is None else self._agreed
         if report.failures >= PATIENCE or not math.isfinite(report.theta_norm):
             what = "theta is" if report.failures < PATIENCE else f"{PATIENCE} meta-gradients in a row are"
             saved = self._checkpoints.latest
@@ -146,39 +225,8 @@ class _Watch:
                 "--meta-optimizer.learning-rate in a new --out"
             )
         self._reporter.step(step, float(report.meta_loss))
-        if step % self._config.metrics_every == 0 or step == self._config.steps:
+        if self._log is not None and (step % self._config.metrics_every == 0 or step == self._config.steps):
             self._log.write(step, report.means)
-
-
-def _results(experiment: Experiment, theta: Any, reporter: Reporter) -> dict[str, Any]:
-    """Meta-loss of the first weights and of `theta`, on the same whole episodes."""
-    episodes = experiment.config.scored_episodes * len(experiment.problems)
-    with reporter.task(f"measuring the meta-loss on {episodes} fixed episodes"):
-        before, after = (
-            float(np.mean(experiment.score(each))) for each in (jax.device_get(experiment.initial_theta()), theta)
-        )
-    return {"meta_loss_before": before, "meta_loss_after": after, "episodes": episodes}
-
-
-def _card(experiment: Experiment, *, step: int, seconds: float, results: dict[str, Any]) -> dict[str, Any]:
-    """What a card says of a meta-training run; `pretrained.save` adds the rule, versions, licence and checksum."""
-    config = experiment.config
-    models = [jax.eval_shape(problem.task.init, jax.random.key(0)).params for problem in experiment.problems]
-    sizes = [sum(x.size for x in jax.tree.leaves(model)) for model in models]
-    return {
-        "recipe": {
-            "config": configs.to_json(config),
-            "outer_steps": step,
-            "inner_steps": step * experiment.inner_steps,
-            "seconds": round(seconds, 1),
-            "source": run_directory.git_revision(),
-        },
-        "data": {"family": config.tasks.family, "tasks": [problem.task.name for problem in experiment.problems]},
-        "seed": config.seed,
-        "horizons": {"low": config.horizon.low, "high": config.horizon.high},
-        "sizes": {"low": min(sizes), "high": max(sizes)},
-        "results": results,
-    }
 
 
 @contextmanager

@@ -71,6 +71,53 @@ def test_damaged_checkpoint_says_what_to_delete(tmp_path: Path) -> None:
     assert "delete it to resume from step 1" in str(caught.value)
 
 
+def test_damaged_checkpoint_is_set_aside_for_the_one_before(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state(step))
+    halve(tmp_path / "2" / "state" / "d")
+    notes: list[str] = []
+    with Checkpoints(tmp_path) as checkpoints:
+        found = checkpoints.newest(state(0), notes.append)
+        assert found is not None and found[1] == 1 == checkpoints.latest
+        assert_same(found[0], state(1))
+        checkpoints.save(2, state(2))
+    assert notes == [
+        f"checkpoint {tmp_path / '2'} cannot be read, it is now damaged-2; going back to step 1",
+    ]
+    with Checkpoints(tmp_path) as checkpoints:
+        found = checkpoints.newest(state(0), notes.append)
+        assert found is not None
+        assert_same(found[0], state(2))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "damaged-2"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax drops what it was reading
+def test_checkpoint_cut_at_any_byte_is_whole_or_refused(tmp_path: Path) -> None:
+    """Every file of it, cut at its start, its end and between: what comes back is what was saved, or nothing."""
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state(1))
+    outcomes = set()
+    for path in [path for path in (tmp_path / "1").rglob("*") if path.is_file()]:
+        whole = path.read_bytes()
+        for length in {0, len(whole) // 2, len(whole) - 1} - {len(whole)}:
+            path.write_bytes(whole[:length])
+            with Checkpoints(tmp_path) as checkpoints:
+                try:
+                    assert_same(checkpoints.restore(state(0)), state(1))
+                    outcomes.add("whole")
+                except RunFailed:
+                    outcomes.add("refused")
+        path.write_bytes(whole)
+    assert outcomes == {"whole", "refused"}
+
+
+def halve(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
 def test_failure_in_the_background_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, state(1))
