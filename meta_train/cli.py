@@ -27,6 +27,7 @@ from meta_train.data_commands import tasks_command
 from meta_train.distributed import DistributedConfig
 from meta_train.errors import RunFailed
 from meta_train.estimators_command import estimators_command
+from meta_train.nowcast.command import nowcast_command
 from meta_train.plan_config import PlanConfig
 from meta_train.presets import PRESETS
 from tasks.errors import InputError as TaskInputError
@@ -207,6 +208,7 @@ COMMANDS = {
     "tasks": Command("prepare data sets, or make them from your files", tasks_command),
     "export": Command("release the weights of a run, or of another project, under a name", export_command),
     "estimators": Command("studies of the meta-gradient estimators", estimators_command),
+    "nowcast": Command("train and judge networks that predict where parameters go", nowcast_command),
     "list": Command("names of pretrained weights, presets, tasks, suites and optimizers", list_command),
 }
 
