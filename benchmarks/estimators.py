@@ -44,8 +44,7 @@ STATES = {"truncated-es": 3, "guided": 3, "pes-analytic": 3, "mix": 3, "forward"
 
 def estimate(problem: TaskProblem, theta: Any, kind: Any) -> Callable[[], Any]:
     """Makes one estimate and waits for it."""
-    phases: Any = "lockstep" if kind in ("pes-analytic", "mix") else "spread"
-    config = EstimatorConfig(kind, PAIRS, WINDOW, SIGMA, phases=phases)
+    config = EstimatorConfig(kind, PAIRS, WINDOW, SIGMA)
     estimator = estimators.build(config, max_horizon=HORIZON)
     state = estimator.init(problem, theta, jax.random.key(1))
 

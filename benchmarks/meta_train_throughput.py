@@ -1,6 +1,6 @@
 """Inner steps per second of a whole outer step, beside the floor: the same training by Adam with no meta-gradient.
 
-    python benchmarks/meta_train_throughput.py [--rounds 30] [--rule small_fc]
+    python benchmarks/meta_train_throughput.py [--rounds 30] [--rule small_fc] [--rank R]
 
 Outer step: 8 antithetic pairs of a rule (16 particles) by ES-Single, window 50, on the digits MLP 64-32-10 with
 batch 128; data, noise, unroll, gradient and meta-update in one program. Floor: 16 particles with optax.adam in the
@@ -8,7 +8,8 @@ same scan over the same data, beginning new episodes as the outer step does. Bot
 ratios are medians over pairs of neighbours. The last line is JSON:
 
     inner_steps_per_second, floor_inner_steps_per_second   both signs counted
-    ratio               time of an outer step / time of the floor (target: at most 2 for small_fc, 2.5 for celo)
+    ratio               time of an outer step / time of the floor (target: at most 2 for small_fc, 2.5 for celo,
+                        12 for velo with --rank 1, low-rank noise)
     first_call_ratio    seconds until the first result / the same for the floor (target: at most 3)
     peak_megabytes      largest memory of the process (target: at most 600)
 """
@@ -31,7 +32,7 @@ from learned_opt import rules
 from learned_opt.rules.base import Rule
 from meta_train import estimators
 from meta_train.horizon import LogUniform
-from meta_train.noise import Dense
+from meta_train.noise import Dense, LowRank, Noise
 from meta_train.problem import TaskProblem
 from tasks import suites
 
@@ -53,10 +54,10 @@ class AdamFloor:
         return optax.with_extra_args_support(optax.adam(1e-2))
 
 
-def outer_step(rule: Rule) -> Callable[[], Any]:
+def outer_step(rule: Rule, noise: Noise) -> Callable[[], Any]:
     """Runs one outer step and waits for it."""
     problem = TaskProblem(suites.task("digits_mlp_32"), rule, LogUniform(HORIZON, HORIZON))
-    estimator = estimators.es_single(Dense(0.01), pairs=PAIRS, window=WINDOW)
+    estimator = estimators.es_single(noise, pairs=PAIRS, window=WINDOW)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
 
     @partial(jax.jit, donate_argnums=1)
@@ -119,10 +120,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--rule", default="small_fc")
+    parser.add_argument("--rank", type=int, help="of the noise on large matrices; dense noise by default")
     args = parser.parse_args()
+    noise = Dense(0.01) if args.rank is None else LowRank(0.01, args.rank)
     jax.block_until_ready(suites.task("digits_mlp_32"))
     seconds(lambda: jnp.ones(3) + 1)  # start the back end before anything is timed
-    programs = {"floor": floor(), "outer_step": outer_step(rules.make_rule(args.rule))}
+    programs = {"floor": floor(), "outer_step": outer_step(rules.make_rule(args.rule), noise)}
     first = {name: seconds(run) for name, run in programs.items()}
     times = [{name: seconds(run) for name, run in programs.items()} for _ in range(args.rounds)]
     median = {name: statistics.median(t[name] for t in times) for name in programs}
@@ -132,6 +135,7 @@ def main() -> None:
             {
                 "benchmark": "meta_train_throughput",
                 "rule": args.rule,
+                "rank": args.rank,
                 "device": jax.devices()[0].device_kind,
                 "inner_steps_per_second": round(steps / median["outer_step"]),
                 "floor_inner_steps_per_second": round(steps / median["floor"]),

@@ -157,10 +157,10 @@ class MetaTrainConfig:
             warmup,
             f"fewer than the {self.steps} outer steps",
         )
-        _check_estimator(self.estimator, self.horizon)
+        _check_estimator(self.estimator)
 
 
-def _check_estimator(config: EstimatorConfig, horizon: HorizonConfig) -> None:
+def _check_estimator(config: EstimatorConfig) -> None:
     """Refuse settings that do not belong together."""
     kind = config.kind
     for name in ("interval", "rank", "segment"):
@@ -178,7 +178,7 @@ def _check_estimator(config: EstimatorConfig, horizon: HorizonConfig) -> None:
         "shaping": (config.shaping != "none", EVOLUTION),
         "objective": (
             config.objective == "final",
-            ("es-single", "pes", "gpes", "truncated-es", "full-es", "forward", "truncated-backprop", "backprop"),
+            tuple(k for k in get_args(EstimatorKind) if k not in ("pes-analytic", "mix")),
         ),
         "alpha": (config.alpha != 0.5, ("guided",)),
         "subspace": (config.subspace != 1, ("guided",)),
@@ -196,17 +196,10 @@ def _check_estimator(config: EstimatorConfig, horizon: HorizonConfig) -> None:
             "estimator.interval", config.interval, "inner steps between noise draws for gpes, at least 1",
         )  # fmt: skip
         _require(each != "mix" or config.pairs >= 2, "estimator.pairs", config.pairs, "at least 2 for mix")
-        if each in ("pes-analytic", "mix"):
-            whole = horizon.low == horizon.high and horizon.high % config.window == 0
-            span = f"{horizon.low} to {horizon.high}"
-            _require(whole, "horizon", span, f"one horizon for {each}, a multiple of estimator.window {config.window}")
-            aligned = config.phases == "lockstep" or (
-                config.phases == "spread" and horizon.high // config.window % config.pairs == 0
-            )
-            _require(
-                aligned, "estimator.phases", config.phases,
-                f"lockstep for {each}, or spread with estimator.pairs that divide horizon / window",
-            )  # fmt: skip
+        _require(
+            config.objective != "final" or each is None or each in belongs["objective"][1],
+            "estimator.objective", config.objective, f"mean or validation: {each} has no final loss",
+        )  # fmt: skip
 
 
 def to_json(config: MetaTrainConfig) -> dict[str, Any]:

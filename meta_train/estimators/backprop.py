@@ -24,7 +24,7 @@ from meta_train.estimators import diagnostics
 from meta_train.estimators.clock import Clock, Phases, Plan, Timetable
 from meta_train.estimators.credit import Objective, telescoped
 from meta_train.estimators.evolution import DATA
-from meta_train.estimators.unroll import Mean, Seen, accumulator, unroll
+from meta_train.estimators.unroll import Mean, Seen, unroll
 from meta_train.problem import Problem, bounded_loss
 
 PyTree = Any
@@ -38,8 +38,6 @@ class BackpropState(NamedTuple):
     clock: Clock
     particles: PyTree
     """Problem states, leading axis [N]."""
-    last: PyTree = ()
-    """Loss of the step before, [N]; () for the mean loss."""
 
 
 class Gradients(NamedTuple):
@@ -99,7 +97,6 @@ class Backprop:
             jax.vmap(jax.random.fold_in, (None, 0))(stream, jnp.arange(self.pairs)),
             self.timetable.start(),
             jax.tree.map(lambda x: jnp.zeros((self.pairs, *x.shape), x.dtype), shapes),
-            jnp.zeros((self.pairs,), accumulator(theta)) if self.objective is Objective.FINAL else (),
         )
 
     def estimate(
@@ -129,13 +126,13 @@ class Backprop:
             )
             value = bounded_loss(problem, seen.loss[..., 0])
             if self.objective is Objective.FINAL:
-                value = telescoped(plan.ticks, value, state.last)
+                # The loss before the window is a constant here: any other has the same derivative.
+                value = telescoped(plan.ticks, value, jnp.zeros_like(value[0]), plan.ticks.t == 0)
             return jnp.sum(jnp.where(plan.ticks.counted, value, 0.0)), (particles, seen)
 
         each, (particles, seen) = jax.grad(total, has_aux=True)(copies(theta, self.pairs))
         each, lost = without_lost(each)
-        last = bounded_loss(problem, seen.loss[-1, :, 0]) if self.objective is Objective.FINAL else ()
-        return Gradients(each, lost, plan, seen, BackpropState(state.data_keys, plan.clock, particles, last))
+        return Gradients(each, lost, plan, seen, BackpropState(state.data_keys, plan.clock, particles))
 
 
 def copies(theta: PyTree, n: int) -> PyTree:

@@ -12,10 +12,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from learned_opt.errors import InputError
 from meta_train.problem import Problem, step_key
 
 PyTree = Any
+
+AXIS = "particles"
+"""Name of the mesh axis that pairs are spread over; see `meta_train.mesh`."""
 
 PHASE = 0x7068617365 & 0x7FFFFFFF
 """Stream of a pair's data key that its first phase comes from; episodes have the small numbers to themselves."""
@@ -31,6 +33,17 @@ class Phases(Enum):
     from then on every estimate sees all parts of an episode."""
     UNIFORM = "uniform"
     """Independent (step-unlocked): the first episode of a pair ends after a uniformly drawn part of its horizon."""
+    SPREAD_OVER_MESH = "spread over the mesh"
+    """`SPREAD` over the pairs of all places of the mesh axis `AXIS`, in each of which there are N."""
+
+
+class Since(Enum):
+    """Where the inner steps between two noise draws are counted from; the start of an episode is a draw in any case."""
+
+    EPISODE = "episode"
+    """Its start: the noise does not depend on where windows end."""
+    WINDOW = "window"
+    """The window's: no block of noise reaches across windows."""
 
 
 class Clock(NamedTuple):
@@ -92,6 +105,8 @@ class Timetable:
     """How the pairs start."""
     whole: bool = False
     """Every window begins with a new episode and idles after its end."""
+    since: Since = Since.EPISODE
+    """Where the steps of the interval are counted from."""
 
     def start(self) -> Clock:
         """The first step of every pair begins an episode."""
@@ -104,24 +119,6 @@ class Timetable:
         draws = 0 if self.interval is None else -(-self.window // self.interval)
         cut = 0 if self.phases is Phases.LOCKSTEP else 1
         return 1 + episodes + draws + cut
-
-    def require_aligned(self, problem: Problem, name: str) -> None:
-        """Check that every window is a part of one episode that begins at a multiple of W.
-
-        Raises:
-          InputError: episodes of unequal length or not of whole windows, or phases between windows.
-        """
-        low, high = problem.min_horizon, problem.max_horizon
-        if low != high or high % self.window:
-            raise InputError(
-                f"horizons {low} to {high}: {name} expects one horizon, a multiple of the window {self.window}"
-            )
-        windows = high // self.window
-        if self.phases is Phases.UNIFORM or (self.phases is Phases.SPREAD and windows % self.pairs):
-            raise InputError(
-                f"phases {self.phases.value}: {name} expects phases at multiples of the window: lockstep, or spread "
-                f"with a number of pairs that divides the {windows} windows of an episode"
-            )
 
     def plan(self, problem: Problem, clock: Clock, data_keys: Key[Array, " N"]) -> Plan:
         """The next window of every pair, whose episodes belong to `data_keys`."""
@@ -145,6 +142,9 @@ class Timetable:
         if self.phases is not Phases.LOCKSTEP:
             if self.phases is Phases.SPREAD:
                 cut = -(-horizons * (pair + 1)[:, None] // self.pairs)
+            elif self.phases is Phases.SPREAD_OVER_MESH:
+                first, total = jax.lax.axis_index(AXIS) * self.pairs, jax.lax.axis_size(AXIS) * self.pairs
+                cut = -(-horizons * (first + pair + 1)[:, None] // total)
             else:
                 part = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, PHASE)))(data_keys)
                 cut = 1 + jnp.floor(part[:, None] * horizons).astype(jnp.int32)
@@ -160,7 +160,9 @@ class Timetable:
             t = jnp.where(begins, 0, clock.t)
             horizon = jnp.where(begins, horizons[pair, episode - before.episode], clock.horizon)
             counted = t < horizon
-            redraws = counted & ((t == 0) if self.interval is None else (t % self.interval == 0))
+            since = k if self.since is Since.WINDOW else t
+            due = False if self.interval is None else since % self.interval == 0
+            redraws = counted & ((t == 0) | due)
             slot = slot + redraws
             tick = Tick(t, episode, begins, redraws, slot, counted, horizon)
             return (Clock(t + 1, horizon, episode, clock.block + redraws), slot), tick

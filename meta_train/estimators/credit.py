@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from meta_train.estimators.clock import Tick
 
@@ -41,15 +41,18 @@ class Objective(Enum):
     """The loss of the last step."""
 
 
-def telescoped(ticks: Tick, value: Float[Array, "W N"], last: Float[Array, " N"]) -> Float[Array, "W N"]:
-    """T (l_k - l_(k-1)), with l_(-1) = 0: an episode's sum is T times the loss of its last step.
+def telescoped(
+    ticks: Tick, value: Float[Array, "W N"], last: Float[Array, " N"], fresh: Bool[Array, "W N"]
+) -> Float[Array, "W N"]:
+    """T (l_k - l_(k-1)), without l_(k-1) at fresh steps: what follows one sums to T times the loss of the last step.
 
     Args:
       ticks: fields [W, N].
       value: l, or a difference of losses.
       last: l of the step before the window.
+      fresh: steps that the sum begins with: of an episode, or of a noise block that forgets what came before.
     """
-    before = jnp.where(ticks.t == 0, 0.0, jnp.concatenate([last[None], value[:-1]]))
+    before = jnp.where(fresh, 0.0, jnp.concatenate([last[None], value[:-1]]))
     return ticks.horizon.astype(value.dtype) * (value - before)
 
 

@@ -32,7 +32,7 @@ from jaxtyping import Array, Float, Key
 
 from learned_opt.errors import InputError
 from meta_train.estimators import diagnostics
-from meta_train.estimators.clock import Clock, Phases, Plan, Tick, Timetable
+from meta_train.estimators.clock import Clock, Phases, Plan, Since, Timetable
 from meta_train.estimators.credit import Carry, Draws, Objective, sums_of_draws, telescoped
 from meta_train.estimators.shaping import Shaping, shape
 from meta_train.estimators.unroll import Antithetic, AntitheticWithMean, Probe, Seen, accumulator, at, unroll
@@ -104,6 +104,8 @@ class Evolution:
     """Whether noise is stored."""
     probe: Probe | None = None
     """What a pair consists of; None: two perturbed states, and the mean state where it is carried."""
+    since: Since = Since.EPISODE
+    """Where the steps of the interval are counted from."""
 
     def __post_init__(self) -> None:
         """Check that the settings belong together.
@@ -127,7 +129,7 @@ class Evolution:
     @property
     def timetable(self) -> Timetable:
         """The settings that time depends on."""
-        return Timetable(self.pairs, self.window, self.interval, self.phases, self.carry is Carry.NONE)
+        return Timetable(self.pairs, self.window, self.interval, self.phases, self.carry is Carry.NONE, self.since)
 
     @property
     def accumulates(self) -> bool:
@@ -203,7 +205,9 @@ class Evolution:
         )
         delta, last = seen.delta, state.last
         if self.objective is Objective.FINAL:
-            delta, last = telescoped(ticks, delta, state.last), delta[-1]
+            # A block of truncated ES that went on from the last difference would only add the noise of another draw.
+            fresh = ticks.redraws if self.carry is Carry.MEAN else ticks.t == 0
+            delta, last = telescoped(ticks, delta, state.last, fresh), delta[-1]
         slots = jnp.arange(self.timetable.slots(problem))
         mine = ticks.counted[..., None] & (ticks.slot[..., None] == slots[None, None])  # [W, N, slots]
         credit = jnp.sum(jnp.where(mine, delta[..., None], 0.0), axis=0)
@@ -230,21 +234,11 @@ class Evolution:
             return self.probe
         return AntitheticWithMean(self.noise) if self.carry is Carry.MEAN else Antithetic(self.noise)
 
-    def _table_shape(self, problem: Problem) -> tuple[int, int]:
-        return self.pairs, self.timetable.slots(problem)
-
-    def _episode_keys(self, problem: Problem, state: EvolutionState) -> Array:
-        return self.timetable.episode_keys(problem, state.clock, state.data_keys)
-
-    def _ticks(self, problem: Problem, state: EvolutionState, keys: Array) -> tuple[Clock, Tick]:
-        return self.timetable.ticks(problem, state.clock, keys, state.data_keys)
-
     def _draws(self, problem: Problem, theta: PyTree, state: EvolutionState) -> PyTree:
         """Noise eps of every pair and slot: draws with leading axes [N, slots]."""
-        pairs, slots = self._table_shape(problem)
-        blocks = state.clock.block[:, None] + jnp.arange(slots)[None]
+        blocks = state.clock.block[:, None] + jnp.arange(self.timetable.slots(problem))[None]
         draw = jax.vmap(jax.vmap(self.noise.draw, (None, None, 0, None)), (0, 0, 0, None))
-        eps = draw(state.noise_keys, jnp.arange(pairs), blocks, theta)
+        eps = draw(state.noise_keys, jnp.arange(self.pairs), blocks, theta)
         if self.draws is Draws.STORED:
             eps = jax.tree.map(lambda drawn, kept: drawn.at[:, 0].set(kept), eps, state.eps)
         return eps

@@ -20,8 +20,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
+from learned_opt.errors import InputError
 from meta_train.estimators.unroll import Seen, accumulator, finite_or_zero
-from meta_train.noise import Noise
+from meta_train.noise import LowRank, Noise
 from meta_train.problem import Problem, bounded_loss
 
 PyTree = Any
@@ -32,6 +33,15 @@ class Tangent:
     """A state at theta itself and its tangent along eps = sigma u; a probe of `unroll`."""
 
     noise: Noise
+
+    def __post_init__(self) -> None:
+        """Check the noise.
+
+        Raises:
+          InputError: low-rank noise, which a derivative cannot go along without its matrix in full.
+        """
+        if isinstance(self.noise, LowRank):
+            raise InputError("low-rank noise: forward mode needs its directions in full, expected dense noise")
 
     @property
     def states(self) -> int:

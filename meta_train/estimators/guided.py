@@ -106,4 +106,5 @@ class GuidedES:
     @property
     def _surrogate(self) -> Backprop:
         evolution = self.evolution
-        return Backprop(evolution.pairs, evolution.window, evolution.phases, evolution.carry is Carry.NONE)
+        whole = evolution.carry is Carry.NONE
+        return Backprop(evolution.pairs, evolution.window, evolution.phases, whole, evolution.objective)

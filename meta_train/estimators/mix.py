@@ -9,6 +9,8 @@ state that theta reached and gives two estimates of the gradient of one smoothed
 Where backpropagation explodes, its variance hands the weight to ES. Variances are estimated from the same samples, so
 the mean is biased by O(1/N); truncation biases it as it does truncated ES. Cost: one backward pass through both states
 of every pair. A pair whose gradient is not finite counts in e alone.
+
+Noise is redrawn where a window begins and where an episode does: both estimates then hold the same states constant.
 """
 
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Key
 from learned_opt.errors import InputError
 from meta_train.estimators import diagnostics
 from meta_train.estimators.backprop import copies, without_lost
-from meta_train.estimators.clock import Phases
+from meta_train.estimators.clock import Phases, Since
 from meta_train.estimators.credit import Carry
 from meta_train.estimators.evolution import Evolution, EvolutionState, Window
 from meta_train.noise import LowRank, Noise
@@ -62,12 +64,7 @@ class InverseVarianceMix:
         return self._evolution.inner_steps
 
     def init(self, problem: Problem, theta: PyTree, key: Key[Array, ""]) -> EvolutionState:
-        """State before the first estimate: that of truncated ES.
-
-        Raises:
-          InputError: windows that are not noise blocks: the two estimates would be of different gradients.
-        """
-        self._evolution.timetable.require_aligned(problem, "the mix")
+        """State before the first estimate: that of truncated ES."""
         return self._evolution.init(problem, theta, key)
 
     def estimate(
@@ -105,7 +102,7 @@ class InverseVarianceMix:
 
     @property
     def _evolution(self) -> Evolution:
-        return Evolution(self.noise, self.pairs, self.window, self.window, Carry.MEAN, self.phases)
+        return Evolution(self.noise, self.pairs, self.window, self.window, Carry.MEAN, self.phases, since=Since.WINDOW)
 
 
 def inverse_variance(
@@ -113,8 +110,8 @@ def inverse_variance(
 ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
     """The mix of two sets of samples, and the weight of the second; samples of r that do not count are left out.
 
-    An overflowing variance weighs nothing; with fewer than two samples of r, or with no variance in either set, the
-    first set, or the plain mean of both, is the answer.
+    A set whose variance overflows weighs nothing, the first one if both do; with fewer than two samples of r, or with
+    no variance in either set, the first set, or the plain mean of both, is the answer.
     """
     n = jnp.sum(counts)
     mask = jnp.reshape(counts, (-1,) + (1,) * (r.ndim - 1))
@@ -125,5 +122,5 @@ def inverse_variance(
     v_e, v_r = v_e / e.shape[0], v_r / jnp.maximum(n, 1)
     share = jnp.where(v_e + v_r > 0, v_e / jnp.where(v_e + v_r > 0, v_e + v_r, 1.0), 0.5)
     usable = (n >= 2) & jnp.isfinite(v_r) & jnp.isfinite(mean_r)
-    share = jnp.where(usable, share, 0.0)
-    return (1 - share) * mean_e + share * jnp.where(usable, mean_r, 0.0), share
+    share = jnp.where(usable, jnp.where(jnp.isfinite(v_e), share, 1.0), 0.0)
+    return jnp.where(share < 1, (1 - share) * mean_e, 0.0) + share * jnp.where(usable, mean_r, 0.0), share

@@ -10,8 +10,8 @@ For a loss that is linear in W, with gradient G, one antithetic pair has
     tr Var = (m n + 1 + (2 m + 2 n + 2) / r) |G|^2
 
 against (m n + 1) |G|^2 for dense noise. Not Gaussian, so smoothing differs from dense noise in the fourth moment:
-third derivatives of the loss are weighted otherwise. Sums of draws are not of low rank, which PES would need. For the
-small matrices of per-parameter networks it is slower than dense noise, and up to twice as noisy.
+third derivatives of the loss are weighted otherwise. A sum of n draws, as PES needs, has rank n r. For the small
+matrices of per-parameter networks it is slower than dense noise, and up to twice as noisy.
 """
 
 from dataclasses import dataclass

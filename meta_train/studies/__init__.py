@@ -6,6 +6,7 @@ JAX; neither does `NAMES`.
 
 import importlib
 import json
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -60,10 +61,12 @@ def run(names: Sequence[str], out: Path) -> list[Result]:
             raise InputError(f"study {name!r}: expected one of {', '.join(NAMES)}")
     try:
         out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass  # the first study takes minutes
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror}): choose another --out") from error
     results = []
-    for name in names:
+    for name in dict.fromkeys(names):
         module = importlib.import_module(f"meta_train.studies.{name}")
         start = time.monotonic()
         result = module.run()

@@ -111,7 +111,7 @@ def run() -> Result:
     exact, smoothed = explosion()
     first = [next((EVERY * (i + 1) for i, v in enumerate(run) if v < 50), np.inf) for run in curves["ES-Single"]]
     stalled = curves["truncated ES"][0][-1]
-    steps, ratio = max(first), exact / smoothed
+    steps, ratio = float(max(first)), exact / smoothed
     settings = {"pairs": PAIRS, "window": WINDOW, "sigma": SIGMA, "rates": RATES, "seeds": SEEDS}
     return Result(
         "lorenz",

@@ -1,7 +1,10 @@
-"""Problems with known derivatives."""
+"""Problems with known derivatives.
+
+Makers give the same object for the same arguments, so a program compiled for one test serves the next.
+"""
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -25,6 +28,7 @@ class Toy:
         return self._horizon(jax.random.fold_in(key, 0))
 
 
+@cache
 def influence_balancing(horizon: int) -> Toy:
     """s <- A s + theta v, loss (s[0] - 1)^2 / 2 after the step; linear dynamics, quadratic loss (Vicol et al. 2021)."""
     n = 23
@@ -38,6 +42,7 @@ def influence_balancing(horizon: int) -> Toy:
     return Toy(lambda theta, key: jnp.ones((n,), theta.dtype), step, horizon)
 
 
+@cache
 def learning_rate(horizon: int, h: float = 1.3, w0: float = 0.9) -> Toy:
     """w <- (1 - theta h) w, loss h w^2 / 2 after the step."""
 
@@ -74,6 +79,7 @@ class Waves:
         return jnp.sum(jnp.reshape(each, (each.shape[0], -1)) ** 2, axis=1)
 
 
+@cache
 def noisy_chaos(horizon: int | tuple[int, int], loss_cap: float = np.inf) -> Toy:
     """A non-linear random system of two weights whose start and forcing come from the keys."""
 
@@ -89,25 +95,47 @@ def noisy_chaos(horizon: int | tuple[int, int], loss_cap: float = np.inf) -> Toy
 
 def unrolled_sum(problem: Toy, theta: Any, steps: int, key: Any) -> Any:
     """Sum of the losses of one episode of `steps` steps, differentiable in theta."""
-    state, total = problem.reset(theta, key), 0.0
-    for t in range(steps):
-        state, loss = problem.step(theta, state, step_key(key, jnp.int32(t)))
-        total = total + loss
-    return total
+    step = lambda state, t: problem.step(theta, state, step_key(key, t))
+    return jnp.sum(jax.lax.scan(step, problem.reset(theta, key), jnp.arange(steps, dtype=jnp.int32))[1])
 
 
-@partial(jax.jit, static_argnums=(0, 1, 4))
+@partial(jax.jit, static_argnums=(0, 2))
+def exact_gradient(problem: Toy, theta: Any, steps: int, key: Any) -> Any:
+    """Derivative of the summed loss of the episode of `key`."""
+    return jax.grad(unrolled_sum, argnums=1)(problem, theta, steps, key)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _begin(estimator: Any, problem: Toy, theta: Any, key: Any) -> Any:
+    return estimator.init(problem, theta, key)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _advance(estimator: Any, problem: Toy, theta: Any, state: Any) -> Any:
+    return estimator.estimate(problem, theta, state)
+
+
+def first_estimate(estimator: Any, problem: Toy, theta: Any, key: Any) -> Any:
+    """The state before the first estimate, and what the estimate gives: gradient, state, metrics."""
+    state = _begin(estimator, problem, theta, key)
+    return state, _advance(estimator, problem, theta, state)
+
+
 def episode_sum(estimator: Any, problem: Toy, theta: Any, key: Any, windows: int) -> Any:
-    """Sum over windows of W times the estimate: the estimator's gradient of the summed loss, and the last state."""
-    state = estimator.init(problem, theta, key)
+    """Sum over windows of W times the estimate: the estimator's gradient of the summed loss; the last state; the
+    metrics of all windows. A loop, so that one program serves any number of windows."""
+    state, found = _begin(estimator, problem, theta, key), []
+    for _ in range(windows):
+        gradient, state, metrics = _advance(estimator, problem, theta, state)
+        found.append((gradient, metrics))
+    gradients, metrics = jax.tree.map(lambda *each: np.stack(each), *found)
+    return jax.tree.map(lambda g: estimator.window * np.sum(g, axis=0), gradients), state, metrics
 
-    def one(state: Any, _: Any) -> Any:
-        gradient, state, metrics = estimator.estimate(problem, theta, state)
-        return state, (gradient, metrics)
 
-    state, (gradients, metrics) = jax.lax.scan(one, state, None, length=windows)
-    total = jax.tree.map(lambda g: estimator.window * jnp.sum(g, axis=0), gradients)
-    return total, state, metrics
+def first_draws(noise: Any, state: Any, theta: Any) -> np.ndarray:
+    """The first draw of every pair, [N, P]."""
+    pair = jnp.arange(len(state.noise_keys), dtype=jnp.int32)
+    return np.asarray(jax.vmap(noise.draw, (0, 0, None, None))(state.noise_keys, pair, jnp.int32(1), theta))
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +159,7 @@ class Design:
         return jnp.sum(jnp.reshape(each, (each.shape[0], -1)) ** 2, axis=1)
 
 
+@cache
 def orthogonal_design(sigma: float, blocks: int, size: int, seed: int = 0) -> Design:
     """P * blocks pairs whose second moment is sigma^2 I exactly: exact for quadratic losses."""
     n = blocks * size

@@ -2,7 +2,7 @@
 a plain loop (U3, U4, U6, U8, U11)."""
 
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -14,13 +14,15 @@ from problems import (
     Toy,
     Waves,
     episode_sum,
+    exact_gradient,
+    first_estimate,
     hashed,
     influence_balancing,
     learning_rate,
+    linear,
     noisy_chaos,
     orthogonal_design,
     sum_over,
-    unrolled_sum,
 )
 
 from learned_opt.errors import InputError
@@ -31,12 +33,14 @@ from meta_train.estimators.credit import Objective
 from meta_train.estimators.mix import InverseVarianceMix, inverse_variance
 from meta_train.noise import Dense, LowRank
 
-es_single, pes, gpes, forward, truncated_backprop, guided = (
+es_single, gpes, truncated_es, forward, truncated_backprop, guided = (
     partial(getattr(estimators, name), phases=Phases.LOCKSTEP)
-    for name in ("es_single", "pes", "gpes", "forward", "truncated_backprop", "guided")
+    for name in ("es_single", "gpes", "truncated_es", "forward", "truncated_backprop", "guided")
 )
 THETA2 = np.array([0.3, 0.4])
 ONE = Design(0.1, np.full((1, 1, 1), 0.1))
+TWO = Design(0.1, np.full((2, 1, 1), 0.1))
+"""Two pairs; with eps = sigma each is exact for a quadratic loss."""
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +52,7 @@ def x64() -> Iterator[None]:
 pytestmark = pytest.mark.quick_compilation
 
 
+@cache
 def keyless(horizon: int) -> Toy:
     """`noisy_chaos` without noise: every pair sees the same episode."""
 
@@ -56,6 +61,22 @@ def keyless(horizon: int) -> Toy:
         return s, jnp.sum(s**2)
 
     return Toy(lambda theta, key: theta[0] * jnp.arange(1.0, 4.0), step, horizon)
+
+
+@cache
+def cut_gradient() -> float:
+    """Windows of 10, episodes of 15 of `influence_balancing`: the parts 0-10, 10-15, 0-5 and 5-15, each from a
+    constant state. The derivative of s_t from a constant s_0 is d_t = sum over k < t of A^k v."""
+    a = 0.5 * np.eye(23) + 0.5 * np.eye(23, k=1)
+    v = np.where(np.arange(23) < 10, 1.0, -1.0)
+    total = 0.0
+    for first, last in ((0, 10), (10, 15), (0, 5), (5, 15)):
+        state, slope = np.ones(23), np.zeros(23)
+        for t in range(last):
+            state = a @ state + 0.5 * v
+            slope = a @ slope + v if t >= first else slope
+            total += (state[0] - 1.0) * slope[0] if t >= first else 0.0
+    return total
 
 
 class TestBackprop:
@@ -72,54 +93,41 @@ class TestBackprop:
         got = sum_over(truncated_backprop(pairs=1, window=6), learning_rate(6), 0.35, 1)
         assert got == pytest.approx(-1.5042831238993317, rel=1e-12)
 
-    @pytest.mark.parametrize(("window", "d"), [(10, 10.0), (40, 0.5655), (41, None), (100, -5.99999998)])
-    def test_last_loss_of_a_window_has_the_sign_of_its_sensitivity(self, window: int, d: float | None) -> None:
-        """U6: d_K = sum over k < K of (A^k v)[0], whose sign flips at K = 41; second window of an episode of two."""
+    @pytest.mark.parametrize("window", [10, 41])
+    @pytest.mark.parametrize("search", [False, True], ids=["truncated-backprop", "truncated-es"])
+    def test_last_loss_of_a_window_has_the_sign_of_its_sensitivity(self, window: int, search: bool) -> None:
+        """U6: d_K = sum over k < K of (A^k v)[0], whose sign flips at K = 41; an episode of two windows."""
         a = 0.5 * np.eye(23) + 0.5 * np.eye(23, k=1)
         v = np.where(np.arange(23) < 10, 1.0, -1.0)
-        exact, power = 0.0, v
-        for _ in range(window):
-            exact, power = exact + power[0], a @ power
-        assert d is None or exact == pytest.approx(d, abs=1e-4)
-        assert (exact > 0) == (window <= 40)
-        state = np.ones(23)
+        powers = [v]
+        for _ in range(99):
+            powers.append(a @ powers[-1])
+        d = np.concatenate([[0.0], np.cumsum([x[0] for x in powers])])
+        np.testing.assert_allclose(d[[10, 20, 40, 50, 100]], [10.0, 16.476, 0.5655, -4.753, -5.99999998], atol=5e-4)
+        assert np.all((d[1:] > 0) == (np.arange(1, 101) <= 40))
+        state, errors = np.ones(23), []
         for _ in range(2 * window):
             state = a @ state + 0.5 * v
-        estimator = truncated_backprop(pairs=1, window=window, objective=Objective.FINAL)
-        problem = influence_balancing(2 * window)
-        first, both = (sum_over(estimator, problem, 0.5, n) for n in (1, 2))
-        np.testing.assert_allclose((both - first) / (2 * window), (state[0] - 1) * exact, rtol=1e-9)
+            errors.append(state[0] - 1)
+        size: dict[str, Any] = {"pairs": 1, "window": window, "objective": Objective.FINAL}
+        estimator = truncated_es(ONE, **size) if search else truncated_backprop(**size)
+        got = sum_over(estimator, influence_balancing(2 * window), 0.5, 2)
+        np.testing.assert_allclose(got / (2 * window), (errors[window - 1] + errors[-1]) * d[window], rtol=1e-9)
 
     def test_whole_random_episodes_are_the_gradient_of_a_loop(self) -> None:
         """Three particles with their own episodes, of 4 to 9 steps."""
         problem, theta = noisy_chaos((4, 9)), jnp.asarray(THETA2)
         estimator = estimators.backprop(pairs=3, horizon=9)
-        state = estimator.init(problem, theta, jax.random.key(0))
-        gradient, _, metrics = estimator.estimate(problem, theta, state)
+        state, (gradient, _, metrics) = first_estimate(estimator, problem, theta, jax.random.key(0))
         keys = [jax.random.fold_in(key, 1) for key in state.data_keys]
         horizons = [int(problem.horizon(key)) for key in keys]
-        grad = jax.grad(unrolled_sum, argnums=1)
-        want = sum(grad(problem, theta, n, key) for n, key in zip(horizons, keys, strict=True))
+        want = sum(exact_gradient(problem, theta, n, key) for n, key in zip(horizons, keys, strict=True))
         np.testing.assert_allclose(gradient, want / sum(horizons), rtol=1e-9)
         assert metrics["lost_gradients"] == 0.0
 
     def test_an_episode_that_ends_inside_a_window_is_cut_there(self) -> None:
-        """Windows of 10, episodes of 15: the parts 0-10, 10-15, 0-5 and 5-15, each from a constant state."""
-        problem = influence_balancing(15)
-        total = 0.0
-        for first, last in ((0, 10), (10, 15), (0, 5), (5, 15)):
-
-            def part(theta: Any, first: int = first, last: int = last) -> Any:
-                state, value = jnp.ones(23), 0.0
-                for t in range(last):
-                    state, loss = problem.step(theta, state, None)
-                    state = jax.lax.stop_gradient(state) if t < first else state
-                    value = value + (loss if t >= first else 0.0)
-                return value
-
-            total += jax.grad(part)(0.5)
-        got = sum_over(truncated_backprop(pairs=1, window=10), problem, 0.5, 3)
-        np.testing.assert_allclose(got, total, rtol=1e-12)
+        got = sum_over(truncated_backprop(pairs=1, window=10), influence_balancing(15), 0.5, 3)
+        np.testing.assert_allclose(got, cut_gradient(), rtol=1e-12)
 
     def test_a_lost_particle_costs_only_its_own_gradient(self) -> None:
         """The square root of zero has no finite derivative; the loss of about half of the episodes has it."""
@@ -129,12 +137,29 @@ class TestBackprop:
             2,
         )
         estimator = estimators.backprop(pairs=8, horizon=2)
-        state = estimator.init(problem, jnp.asarray(0.5), jax.random.key(0))
-        gradient, after, metrics = estimator.estimate(problem, jnp.asarray(0.5), state)
+        _, (gradient, after, metrics) = first_estimate(estimator, problem, jnp.asarray(0.5), jax.random.key(0))
         lost = np.mean(np.asarray(after.particles))
         assert 0 < lost < 1
         assert metrics["lost_gradients"] == lost
         np.testing.assert_allclose(gradient, 3.0 * (1 - lost), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        truncated_backprop(pairs=1, window=1),
+        forward(pairs=1, window=1, noise=ONE),
+        InverseVarianceMix(TWO, 2, 1),
+        PESAnalytic(TWO, 2, 1),
+    ],
+    ids=["truncated-backprop", "forward", "mix", "pes-analytic"],
+)
+def test_a_loss_above_the_cap_has_no_slope(estimator: Any) -> None:
+    """theta^2 = 0.49, at the cap of 0.2 for every sign."""
+    problem = Toy(lambda theta, key: jnp.zeros(()), lambda theta, s, key: (s, theta**2), 1, loss_cap=0.2)
+    got, _, metrics = episode_sum(estimator, problem, jnp.asarray(0.7), jax.random.key(0), 1)
+    np.testing.assert_array_equal(got, 0.0)
+    np.testing.assert_array_equal(metrics["clipped_fraction"], 1.0)
 
 
 class TestForward:
@@ -142,20 +167,17 @@ class TestForward:
         """U8: directions sqrt(P) Q."""
         design = orthogonal_design(1.0, 1, 2)
         got = sum_over(forward(pairs=2, window=4, noise=design), keyless(12), THETA2, 3)
-        exact = jax.grad(unrolled_sum, argnums=1)(keyless(12), jnp.asarray(THETA2), 12, jax.random.key(0))
+        exact = exact_gradient(keyless(12), jnp.asarray(THETA2), 12, jax.random.key(0))
         np.testing.assert_allclose(got, exact, rtol=1e-10)
 
-    @pytest.mark.parametrize("interval", [None, 3])
-    def test_it_is_the_limit_of_evolution(self, interval: int | None) -> None:
+    def test_it_is_the_limit_of_evolution(self) -> None:
         """U8: the difference falls with sigma^2; horizons 4 to 9, so episodes end inside windows."""
-        gaps = []
+        problem, gaps = noisy_chaos((4, 9)), []
+        exact = sum_over(forward(pairs=3, window=5, interval=3, noise=Waves(1e-4)), problem, THETA2, 4)
+        assert np.max(np.abs(exact)) > 1.0
         for sigma in (1e-4, 1e-5):
-            noise = Waves(sigma)
-            make = es_single if interval is None else partial(gpes, interval=interval)
-            search = sum_over(make(noise, pairs=3, window=5), noisy_chaos((4, 9)), THETA2, 4)
-            exact = sum_over(forward(pairs=3, window=5, interval=interval, noise=noise), noisy_chaos((4, 9)), THETA2, 4)
+            search = sum_over(gpes(Waves(sigma), pairs=3, window=5, interval=3), problem, THETA2, 4)
             gaps.append(np.max(np.abs(search - exact)))
-            assert np.max(np.abs(exact)) > 1.0
         assert gaps[0] < 1e-2
         np.testing.assert_allclose(gaps[1] / gaps[0], 1e-2, rtol=0.05)
 
@@ -163,6 +185,10 @@ class TestForward:
         problem = Toy(lambda theta, key: theta**2, lambda theta, s, key: (s, s), 1)
         got = sum_over(forward(pairs=1, window=1, noise=Design(1.0, np.ones((1, 1, 1)))), problem, 0.7, 1)
         np.testing.assert_allclose(got, 1.4, rtol=1e-12)
+
+    def test_low_rank_directions_are_refused(self) -> None:
+        with pytest.raises(InputError, match="expected dense noise"):
+            forward(pairs=1, window=1, noise=LowRank(1.0))
 
 
 class TestPESAnalytic:
@@ -172,10 +198,50 @@ class TestPESAnalytic:
         got = sum_over(PESAnalytic(design, 3, 10), influence_balancing(30), 0.5, 3)
         np.testing.assert_allclose(got, 2198.493683274982, rtol=1e-12)
 
+    def test_it_is_exact_where_episodes_end_inside_windows(self) -> None:
+        """Three windows of 10 hold two episodes of 15, with four blocks of noise: 0-10 and 10-15, 0-5 and 5-15."""
+        got = sum_over(PESAnalytic(orthogonal_design(0.1, 4, 1), 4, 10), influence_balancing(15), 0.5, 3)
+        exact = exact_gradient(influence_balancing(15), jnp.asarray(0.5), 15, jax.random.key(0))
+        np.testing.assert_allclose(got, 2 * exact, rtol=1e-11)
+
+    def test_pairs_may_be_at_any_phase(self) -> None:
+        """Four pairs with eps = sigma, their first episodes cut after 5, 10, 15 and 20 of 20 steps: each is exact for
+        an episode of one block, and an estimate of 20 steps that holds an end falls back to PES, which is exact."""
+        estimator = PESAnalytic(Design(0.1, np.full((4, 1, 1), 0.1)), 4, 20, Phases.SPREAD)
+        got = sum_over(estimator, influence_balancing(20), 0.5, 1)
+        exact = lambda n: exact_gradient(influence_balancing(20), jnp.asarray(0.5), n, jax.random.key(0))
+        np.testing.assert_allclose(got, sum(map(exact, (5, 15, 10, 10, 15, 5, 20))) / 4, rtol=1e-11)
+
+    def test_without_a_derivative_it_is_pes(self) -> None:
+        """Loss theta^2, with nothing added but a slope that is not finite at theta. PES has g = xi eps / sigma^2 times
+        2 theta for it; eps = sigma, then 2 sigma, so 1 and (1 + 2) 2 times 2 theta."""
+        theta = 0.5
+        problem = Toy(
+            lambda theta, key: jnp.zeros(()),
+            lambda theta, s, key: (s, theta**2 + 0.0 * jnp.sqrt(jnp.abs(theta - 0.5))),
+            2,
+        )
+        noise = Design(0.1, np.asarray([[[0.1], [0.2]], [[0.1], [0.2]]]))
+        total, _, metrics = episode_sum(PESAnalytic(noise, 2, 1), problem, jnp.asarray(theta), jax.random.key(0), 2)
+        np.testing.assert_allclose(total, (1 + 6) * 2 * theta, rtol=1e-12)
+        np.testing.assert_array_equal(metrics["lost_gradients"], 1.0)
+
+    def test_noise_may_be_scaled_by_leaf(self) -> None:
+        """The loss of a step is <c, theta>: without the window's own noise nothing is left of its differences, and two
+        steps give 2 c whatever was drawn."""
+        c = {"a": jnp.asarray([1.0, -2.0]), "b": jnp.asarray([0.5])}
+        inner = lambda theta: jnp.sum(c["a"] * theta["a"]) + jnp.sum(c["b"] * theta["b"])
+        problem = Toy(lambda theta, key: jnp.zeros(()), lambda theta, s, key: (s, inner(theta)), 2)
+        estimator = PESAnalytic(Dense(0.1, scales=(("b", 3.0),)), 2, 1)
+        theta = jax.tree.map(jnp.zeros_like, c)
+        total, _, _ = episode_sum(estimator, problem, theta, jax.random.key(0), 2)
+        for name, value in c.items():
+            np.testing.assert_allclose(total[name], 2 * value, rtol=1e-10)
+
     def test_one_window_is_backpropagation(self) -> None:
         """No earlier noise: the estimate is the derivative itself, whatever the noise."""
         got = sum_over(PESAnalytic(Waves(0.05), 3, 12), keyless(12), THETA2, 1)
-        exact = jax.grad(unrolled_sum, argnums=1)(keyless(12), jnp.asarray(THETA2), 12, jax.random.key(0))
+        exact = exact_gradient(keyless(12), jnp.asarray(THETA2), 12, jax.random.key(0))
         np.testing.assert_allclose(got, exact, rtol=1e-10)
 
     def test_all_states_of_a_pair_see_the_same_episode(self) -> None:
@@ -185,16 +251,20 @@ class TestPESAnalytic:
         estimator, theta = PESAnalytic(Design(0.1, np.full((1, 2, 1), 0.1)), 1, 5), jnp.asarray(0.5)
         total, state, _ = episode_sum(estimator, problem, theta, jax.random.key(4), 2)
         own = jax.random.fold_in(state.evolution.data_keys[0], 1)
-        np.testing.assert_allclose(total, jax.grad(unrolled_sum, argnums=1)(problem, theta, 10, own), rtol=1e-9)
+        np.testing.assert_allclose(total, exact_gradient(problem, theta, 10, own), rtol=1e-9)
 
-    def test_windows_must_be_parts_of_episodes(self) -> None:
-        for problem, phases in (
-            (influence_balancing(25), Phases.LOCKSTEP),
-            (noisy_chaos((10, 20)), Phases.LOCKSTEP),
-            (influence_balancing(30), Phases.SPREAD),
-        ):
-            with pytest.raises(InputError, match="expects"):
-                PESAnalytic(Dense(0.1), 2, 10, phases).init(problem, jnp.zeros(()), jax.random.key(0))
+    def test_its_signal_to_noise_is_that_of_the_pairs(self) -> None:
+        """L = <c, theta_0> + <d, theta_1> at step 1: its window gives pair n eps_n <c, eps_n> / sigma^2 + d."""
+        c, d, noise = np.array([1.0, -2.0]), np.array([0.5, 3.0]), Waves(0.1)
+        g = np.zeros((2, 2, 2))
+        g[1] = c, d
+        total, _, metrics = episode_sum(PESAnalytic(noise, 3, 1), linear(g), jnp.zeros(2), jax.random.key(0), 2)
+        eps = np.stack([noise.draw(None, n, 1, np.zeros(2)) for n in range(3)])
+        each = eps * (eps @ c)[:, None] / 0.01 + d[None]
+        np.testing.assert_allclose(total, each.mean(axis=0), rtol=1e-9)
+        variance = np.sum(np.var(each, axis=0, ddof=1)) / 3
+        want = np.sum(each.mean(axis=0) ** 2) / variance
+        np.testing.assert_allclose(metrics["signal_to_noise"][1], want, rtol=1e-8)
 
 
 class TestMix:
@@ -248,6 +318,42 @@ class TestMix:
         want = sum_over(truncated_backprop(pairs=3, window=10), influence_balancing(30), 0.5, 3)
         np.testing.assert_allclose(got, want, rtol=1e-9)
 
+    def test_episodes_may_end_inside_windows(self) -> None:
+        """Neither estimate varies, both are exact: half of each."""
+        got, _, metrics = episode_sum(
+            InverseVarianceMix(TWO, 2, 10), influence_balancing(15), jnp.asarray(0.5), jax.random.key(0), 3
+        )
+        np.testing.assert_allclose(got, cut_gradient(), rtol=1e-11)
+        assert np.all(np.isfinite(metrics["weight_of_backprop"]))
+
+    def test_pairs_with_lost_gradients_count_in_the_search_alone(self) -> None:
+        """e = (1, 3, 5), r = (2, 4, lost): v_e = 4 / 3 and v_r = 2 / 2 of the means 3 and 3."""
+        e, r = jnp.asarray([[1.0], [3.0], [5.0]]), jnp.asarray([[2.0], [5.0], [0.0]])
+        got, share = inverse_variance(e, r, jnp.asarray([True, True, False]))
+        weight = (4 / 3) / (4 / 3 + 4.5 / 2)
+        np.testing.assert_allclose(share, [weight], rtol=1e-12)
+        np.testing.assert_allclose(got, [(1 - weight) * 3 + weight * 3.5], rtol=1e-12)
+
+    def test_a_pair_without_a_derivative_adds_no_variance(self) -> None:
+        """Loss 3 theta: the derivatives that are finite do not vary, so they have all the weight."""
+        problem = Toy(
+            lambda theta, key: jax.random.key_data(key)[1] % 2 == 0,
+            lambda theta, s, key: (s, 3.0 * theta + jnp.sqrt(jnp.where(s, 0.0, 1.0) + 0.0 * theta)),
+            1,
+        )
+        estimator = InverseVarianceMix(Waves(0.1), 8, 1)
+        got, state, metrics = episode_sum(estimator, problem, jnp.asarray(0.5), jax.random.key(0), 1)
+        lost = np.mean(np.asarray(state.particles[:, 0]))
+        assert 0 < lost < 1
+        np.testing.assert_array_equal(metrics["lost_gradients"], lost)
+        np.testing.assert_allclose(got, 3.0, rtol=1e-12)
+
+    def test_an_overflowing_search_hands_the_weight_to_backpropagation(self) -> None:
+        e, r = jnp.asarray([[1e200], [-1e200]]), jnp.asarray([[1.0], [2.0]])
+        got, share = inverse_variance(e, r, jnp.ones(2, bool))
+        np.testing.assert_array_equal(share, 1.0)
+        np.testing.assert_allclose(got, [1.5], rtol=1e-12)
+
     def test_what_cannot_be_mixed_is_refused(self) -> None:
         with pytest.raises(InputError, match="at least 2"):
             InverseVarianceMix(Dense(0.1), 1, 5)
@@ -273,6 +379,15 @@ class TestGuided:
         noise = Design(0.05, np.asarray(state.evolution.eps)[:, None])
         whole, _, _ = episode_sum(es_single(noise, pairs=2, window=12), problem, theta, jax.random.key(0), 1)
         np.testing.assert_allclose(total, whole, rtol=1e-9)
+
+    def test_surrogates_are_of_the_objective(self) -> None:
+        """Losses 5 theta, then -theta: the mean loss grows with theta, the last one falls."""
+        losses = lambda theta, s, key: (s + 1, theta[0] * jnp.where(s == 0, 5.0, -1.0))
+        problem = Toy(lambda theta, key: jnp.zeros((), jnp.int32), losses, 2)
+        for objective, sign in ((Objective.MEAN, 1.0), (Objective.FINAL, -1.0)):
+            estimator = guided(Dense(0.1), pairs=1, window=2, objective=objective)
+            _, (_, state, _) = first_estimate(estimator, problem, jnp.asarray([0.5]), jax.random.key(0))
+            np.testing.assert_allclose(state.history, [[sign]], rtol=1e-12)
 
     def test_history_holds_the_last_gradients(self) -> None:
         problem, theta = noisy_chaos(12), jnp.asarray(THETA2)

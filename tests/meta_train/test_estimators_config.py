@@ -17,12 +17,11 @@ from meta_train.presets import PRESETS
 DEBUG = PRESETS["debug"].config
 
 
-def changed(horizon: tuple[int, int] = (20, 20), **estimator: Any) -> Any:
+def changed(**estimator: Any) -> Any:
     settings = {"pairs": 2, "window": 5, "sigma": 0.1} | estimator
     return dataclasses.replace(
         DEBUG,
         estimator=EstimatorConfig(**settings),
-        horizon=dataclasses.replace(DEBUG.horizon, low=horizon[0], high=horizon[1]),
     )
 
 
@@ -60,9 +59,7 @@ def test_a_configuration_of_before_is_the_same_estimator() -> None:
         ({"kind": "pes", "reference": "pes"}, "estimator.reference pes"),
         ({"kind": "pes", "reference": "gpes"}, "estimator.interval None"),
         ({"kind": "mix", "pairs": 1}, "estimator.pairs 1"),
-        ({"kind": "mix", "horizon": (10, 20)}, "horizon 10 to 20"),
-        ({"kind": "pes-analytic", "phases": "uniform"}, "estimator.phases uniform"),
-        ({"kind": "pes-analytic", "pairs": 3}, "estimator.phases spread"),
+        ({"kind": "pes", "objective": "final", "reference": "mix"}, "estimator.objective final"),
     ],
 )
 def test_settings_that_do_not_belong_together_are_refused(settings: dict[str, Any], complaint: str) -> None:

@@ -1,26 +1,43 @@
 """Objectives, shapings, phases, burn-in, stored noise, devices and diagnostics of the family (U1, U9, U12)."""
 
 from collections.abc import Iterator
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from problems import Design, Toy, Waves, episode_sum, influence_balancing, noisy_chaos, orthogonal_design, sum_over
+from problems import (
+    Design,
+    Toy,
+    Waves,
+    episode_sum,
+    exact_gradient,
+    first_draws,
+    first_estimate,
+    influence_balancing,
+    noisy_chaos,
+    orthogonal_design,
+    sum_over,
+)
 
 from meta_train import estimators
 from meta_train.estimators import diagnostics
 from meta_train.estimators.burn_in import BurnIn
-from meta_train.estimators.clock import Phases
+from meta_train.estimators.clock import Phases, Tick
 from meta_train.estimators.credit import Draws, Objective
+from meta_train.estimators.objectives import Validated
 from meta_train.estimators.reference import Watched
 from meta_train.estimators.shaping import Shaping, shape
+from meta_train.estimators.unroll import Seen
+from meta_train.horizon import LogUniform
 from meta_train.noise import Dense
-from meta_train.problem import step_key
+from meta_train.problem import TaskProblem
+from tasks.task import Variables
 
 es_single, pes, gpes, truncated_es = (
     partial(make, phases=Phases.LOCKSTEP)
@@ -40,11 +57,16 @@ def x64() -> Iterator[None]:
 pytestmark = pytest.mark.quick_compilation
 
 
-def last_loss(problem: Toy, theta: Any, steps: int) -> Any:
-    state, loss = problem.reset(theta, jax.random.key(0)), 0.0
-    for t in range(steps):
-        state, loss = problem.step(theta, state, step_key(jax.random.key(0), jnp.int32(t)))
-    return loss
+@cache
+def sum_of_15() -> Any:
+    """Derivative of the summed loss of 15 steps of influence balancing."""
+    return exact_gradient(influence_balancing(15), jnp.asarray(0.5), 15, jax.random.key(0))
+
+
+@cache
+def last_of_15() -> Any:
+    """Derivative of the loss of the last of 15 steps."""
+    return sum_of_15() - exact_gradient(influence_balancing(15), jnp.asarray(0.5), 14, jax.random.key(0))
 
 
 class TestFreshNoise:
@@ -55,13 +77,11 @@ class TestFreshNoise:
     @pytest.mark.parametrize("window", [5, 10])
     def test_es_single(self, window: int) -> None:
         got = sum_over(es_single(self.NOISE, pairs=1, window=window), influence_balancing(15), 0.5, 30 // window)
-        exact = sum_over(estimators.backprop(pairs=1, horizon=15), influence_balancing(15), 0.5, 1)
-        np.testing.assert_allclose(got, (1 + 4) * exact, rtol=1e-9)
+        np.testing.assert_allclose(got, (1 + 4) * sum_of_15(), rtol=1e-9)
 
     def test_full_es(self) -> None:
         got = sum_over(estimators.full_es(self.NOISE, pairs=1, horizon=15), influence_balancing(15), 0.5, 2)
-        exact = sum_over(estimators.backprop(pairs=1, horizon=15), influence_balancing(15), 0.5, 1)
-        np.testing.assert_allclose(got, (1 + 4) * exact, rtol=1e-9)
+        np.testing.assert_allclose(got, (1 + 4) * sum_of_15(), rtol=1e-9)
 
     def test_truncated_es(self) -> None:
         """Its two windows have sigma and 2 sigma, each from the mean state: quadratic, so scaled alone."""
@@ -81,17 +101,15 @@ class TestFinalLoss:
         got = sum_over(
             make(design, pairs=blocks, window=10, objective=Objective.FINAL), influence_balancing(15), 0.5, 3
         )
-        exact = jax.grad(last_loss, argnums=1)(influence_balancing(15), 0.5, 15)
-        np.testing.assert_allclose(got, 2 * 15 * exact, rtol=1e-10)
+        np.testing.assert_allclose(got, 2 * 15 * last_of_15(), rtol=1e-10)
 
     def test_backpropagation_and_full_es_agree(self) -> None:
-        exact = jax.grad(last_loss, argnums=1)(influence_balancing(15), 0.5, 15)
         for estimator in (
             estimators.backprop(pairs=1, horizon=15, objective=Objective.FINAL),
             estimators.full_es(ONE, pairs=1, horizon=15, objective=Objective.FINAL),
         ):
             got = sum_over(estimator, influence_balancing(15), 0.5, 1)
-            np.testing.assert_allclose(got, 15 * exact, rtol=1e-10)
+            np.testing.assert_allclose(got, 15 * last_of_15(), rtol=1e-10)
 
 
 class TestShaping:
@@ -124,15 +142,15 @@ class TestShaping:
         np.testing.assert_allclose(got, -2 * SIGMA / (2 * SIGMA**2), rtol=1e-12)
 
     def test_scale_of_the_loss_drops_out(self) -> None:
-        small, large = (
-            Toy(p.reset, lambda theta, s, key, p=p, c=c: (lambda r: (r[0], c * r[1]))(p.step(theta, s, key)), 12)
-            for p, c in ((noisy_chaos(12), 1.0), (noisy_chaos(12), 1000.0))
-        )
+        """The weights of two windows, and those for all differences a thousand times as large."""
+        plain = pes(Waves(0.05), pairs=3, window=4)
+        problem, theta = noisy_chaos(12), jnp.asarray(THETA2)
+        window = jax.jit(lambda: plain.run(problem, theta, plain.init(problem, theta, jax.random.key(0))))()
         for how in (Shaping.SIGN, Shaping.RANK, Shaping.STANDARDISED):
-            estimator = pes(Waves(0.05), pairs=3, window=4, shaping=how)
-            a, b = (sum_over(estimator, p, THETA2, 3) for p in (small, large))
-            np.testing.assert_allclose(a, b, rtol=1e-9)
-            assert np.any(a != 0)
+            weights = replace(plain, shaping=how).weights
+            small, large = weights(window), weights(window._replace(credit=1000.0 * window.credit))
+            np.testing.assert_allclose(small, large, rtol=1e-9)
+            assert np.any(small != 0)
 
 
 class TestStart:
@@ -160,20 +178,18 @@ class TestStart:
         np.testing.assert_allclose(state.particles, after.particles, rtol=1e-9)
 
 
-@pytest.mark.parametrize("interval", [None, 3])
-def test_stored_noise_is_regenerated_noise(interval: int | None) -> None:
+def test_stored_noise_is_regenerated_noise() -> None:
     """U1h, with ends of episodes and redraws inside windows."""
-    plain = estimators.Evolution(Dense(0.05), 3, 5, interval, phases=Phases.SPREAD)
+    plain = estimators.Evolution(Dense(0.05), 3, 5, 3, phases=Phases.SPREAD)
     stored = replace(plain, draws=Draws.STORED)
     a, b = (sum_over(estimator, noisy_chaos((4, 9)), THETA2, 5) for estimator in (plain, stored))
     np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
-@pytest.mark.parametrize("make", [pes, es_single])
-def test_pairs_may_be_spread_over_devices(make: Any) -> None:
+def test_pairs_may_be_spread_over_devices() -> None:
     """U12: 8 pairs on one device, and two by two on four; from a state amid episodes."""
     problem, theta = noisy_chaos((4, 9)), jnp.asarray(THETA2)
-    estimator = replace(make(Dense(0.05), pairs=8, window=5), phases=Phases.SPREAD)
+    estimator = replace(pes(Dense(0.05), pairs=8, window=5), phases=Phases.SPREAD)
     advance = jax.jit(lambda theta, state: estimator.estimate(problem, theta, state))
     state = estimator.init(problem, theta, jax.random.key(0))
     _, state, _ = advance(theta, state)
@@ -194,11 +210,10 @@ class TestPrecision:
         )
         theta = jnp.zeros(2, jnp.bfloat16)
         estimator = pes(Dense(0.1), pairs=3, window=2)
-        state = estimator.init(problem, theta, jax.random.key(0))
-        window = jax.jit(lambda: estimator.run(problem, theta, state))()
+        state = jax.eval_shape(partial(estimator.init, problem), theta, jax.random.key(0))
+        window = jax.eval_shape(partial(estimator.run, problem), theta, state)
         assert window.xi.dtype == window.credit.dtype == window.seen.loss.dtype == jnp.float32
-        gradient, _, _ = estimator.estimate(problem, theta, state)
-        assert gradient.dtype == jnp.bfloat16
+        assert jax.eval_shape(partial(estimator.estimate, problem), theta, state)[0].dtype == jnp.bfloat16
 
     def test_losses_that_are_lost_without_a_cap_credit_nothing(self) -> None:
         def step(theta: Any, s: Any, key: Any) -> Any:
@@ -206,16 +221,92 @@ class TestPrecision:
 
         problem, theta = Toy(lambda theta, key: jnp.zeros(()), step, 5), jnp.asarray([0.5, 0.1])
         estimator = es_single(Dense(0.1), pairs=16, window=5)
-        state = estimator.init(problem, theta, jax.random.key(0))
-        gradient, _, metrics = estimator.estimate(problem, theta, state)
-        draw = lambda i: Dense(0.1).draw(state.noise_keys[i], jnp.int32(i), jnp.int32(1), theta)
-        eps = np.stack([draw(i) for i in range(16)])
+        state, (gradient, _, metrics) = first_estimate(estimator, problem, theta, jax.random.key(0))
+        eps = first_draws(Dense(0.1), state, theta)
         whole = (0.5 + eps[:, 0] <= 0.3) & (0.5 - eps[:, 0] <= 0.3)  # neither lost: no pair here
         np.testing.assert_allclose(gradient, np.mean(eps * (2 * eps[:, 1] * whole)[:, None], axis=0) / 0.02, atol=1e-12)
         assert 0.5 <= metrics["lost_fraction"] <= 1.0
 
 
+def test_episodes_and_noise_have_keys_of_their_own() -> None:
+    state = es_single(Dense(0.1), pairs=4, window=1).init(noisy_chaos(12), jnp.asarray(THETA2), jax.random.key(0))
+    keys = jax.random.key_data(jnp.concatenate([state.data_keys, state.noise_keys]))
+    assert len(np.unique(keys, axis=0)) == 8
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Shrinking:
+    """w^2 / 2 to train on; (w - 1)^2 / 2 plus the updates made, to validate with."""
+
+    start: jax.Array
+    name: str = field(default="shrinking", metadata={"static": True})
+    loss_cap: float = field(default=50.0, metadata={"static": True})
+
+    def init(self, key: Any) -> Variables:
+        return Variables({"w": self.start}, {"t": jnp.zeros(())})
+
+    def batch(self, key: Any) -> Any:
+        return ()
+
+    def loss(self, params: Any, state: Any, batch: Any, key: Any) -> Any:
+        return params["w"] ** 2 / 2, {"t": state["t"] + 1}
+
+    def evaluate(self, params: Any, state: Any, split: str) -> Any:
+        assert split == "valid"
+        return (params["w"] - 1) ** 2 / 2 + state["t"]
+
+
+class Rate:
+    """Gradient descent; theta is the rate."""
+
+    name = "rate"
+
+    def init(self, key: Any) -> Any:
+        return jnp.asarray(0.1)
+
+    def transform(self, theta: Any, *, num_steps: Any = None) -> Any:
+        return optax.GradientTransformationExtraArgs(
+            lambda params: (), lambda g, state, params=None, **extra: (jax.tree.map(lambda x: -theta * x, g), state)
+        )
+
+
+def test_validation_losses_are_those_after_the_update() -> None:
+    """w_t = (1 - theta)^t w_0: the objective is the sum over t = 1 ... 4 of (w_t - 1)^2 / 2 + t."""
+    problem = Validated(TaskProblem(Shrinking(jnp.asarray(3.0)), Rate(), LogUniform(4, 4)))
+    estimator, theta, key = estimators.backprop(pairs=1, horizon=4), jnp.asarray(0.2), jax.random.key(0)
+    estimate = jax.jit(lambda problem: estimator.estimate(problem, theta, estimator.init(problem, theta, key)))
+    gradient, _, metrics = estimate(problem)
+    t = np.arange(1, 5)
+    w = 0.8**t * 3.0
+    np.testing.assert_allclose(gradient, np.mean((w - 1) * -t * 0.8 ** (t - 1) * 3.0), rtol=1e-12)
+    np.testing.assert_allclose(metrics["meta_loss"], np.mean((w - 1) ** 2 / 2 + t), rtol=1e-12)
+
+
 class TestDiagnostics:
+    def test_losses_of_a_known_window(self) -> None:
+        """Three steps of two pairs, cap 2; the last step of the second pair idles and counts nowhere."""
+        loss = np.array([[[1.0, 0.5], [np.nan, 1.0]], [[3.0, 1.5], [np.inf, 2.5]], [[0.0, 1.0], [np.nan, 9.0]]])
+        counted = jnp.asarray([[True, True], [True, True], [True, False]])
+        zeros = jnp.zeros((3, 2), jnp.int32)
+        begins = jnp.asarray([[True, True], [False, False], [True, False]])
+        ticks = Tick(zeros, zeros, begins, begins, zeros, counted, zeros)
+        seen = Seen(jnp.asarray(loss), jnp.zeros((3, 2)))
+        problem = Toy(lambda theta, key: theta, lambda theta, s, key: (s, s), 1, loss_cap=2.0)
+        got = diagnostics.losses(problem, ticks, seen)
+        want = {
+            "meta_loss": (1.5 + 3.0 + 3.5 + 4.0 + 1.0) / 10,
+            "delta_abs_mean": (0.5 + 1.0 + 0.5 + 0.0 + 1.0) / 5,
+            "delta_abs_max": 1.0,
+            "lost_fraction": 2 / 10,
+            "clipped_fraction": 2 / 10,
+            "episodes_begun": 3,
+        }
+        assert {name: pytest.approx(float(value)) for name, value in got.items()} == want
+        alone = diagnostics.losses(problem, ticks, Seen(jnp.asarray(loss[..., :1]), jnp.zeros((3, 2))))
+        assert "delta_abs_mean" not in alone
+        assert float(alone["lost_fraction"]) == pytest.approx(2 / 5)
+
     def test_signal_to_noise_of_known_gradients(self) -> None:
         """Three gradients (1, 0), (3, 0), (2, 3): mean (2, 1), squares 5; variance of the mean (1 + 3) / 3."""
         each = np.array([[1.0, 0.0], [3.0, 0.0], [2.0, 3.0]])
@@ -241,9 +332,8 @@ class TestDiagnostics:
         c = jnp.asarray([1.0, -2.0])
         problem = Toy(lambda theta, key: jnp.zeros(()), lambda theta, s, key: (s, jnp.sum(c * theta)), 1)
         estimator, theta = es_single(Dense(0.1), pairs=5, window=1), jnp.asarray(THETA2)
-        state = estimator.init(problem, theta, jax.random.key(0))
-        gradient, _, metrics = estimator.estimate(problem, theta, state)
-        eps = np.stack([Dense(0.1).draw(k, jnp.int32(0), jnp.int32(1), theta) for k in state.noise_keys])
+        state, (gradient, _, metrics) = first_estimate(estimator, problem, theta, jax.random.key(0))
+        eps = first_draws(Dense(0.1), state, theta)
         each = eps * (eps @ np.asarray(c))[:, None] / 0.01
         np.testing.assert_allclose(gradient, each.mean(axis=0), rtol=1e-9)
         variance = np.sum(np.var(each, axis=0, ddof=1)) / 5
@@ -254,8 +344,10 @@ class TestDiagnostics:
         inner = es_single(Dense(0.1), pairs=3, window=5)
         watched = Watched(inner, estimators.backprop(pairs=1, horizon=30))
         problem, theta = influence_balancing(30), jnp.asarray(0.5)
-        gradient, _, metrics = watched.estimate(problem, theta, watched.init(problem, theta, jax.random.key(0)))
-        alone, _, _ = inner.estimate(problem, theta, inner.init(problem, theta, jax.random.key(0)))
+        state, (gradient, _, metrics) = first_estimate(watched, problem, theta, jax.random.key(0))
+        episodes = jnp.concatenate([state.estimator.data_keys, state.reference.data_keys])
+        assert len(np.unique(jax.random.key_data(episodes), axis=0)) == 4  # none is shared
+        _, (alone, _, _) = first_estimate(inner, problem, theta, jax.random.key(0))
         np.testing.assert_allclose(gradient, alone, rtol=1e-12)
         np.testing.assert_allclose(metrics["reference_cosine"], 1.0, rtol=1e-9)
         a, b = {"w": jnp.asarray([3.0, 0.0])}, {"w": jnp.asarray([3.0, 4.0])}

@@ -135,10 +135,12 @@ def test_step_unlocked_windows() -> None:
     problem, theta = linear(g), jnp.zeros(size)
 
     def one(key: Any) -> Any:
-        state = estimator.init(problem, theta, key)
-        for _ in range(n + 1):  # past the cut first episode of up to n steps
+        def window(state: Any, _: None) -> Any:
             gradient, state, _ = estimator.estimate(problem, theta, state)
-        return gradient
+            return state, gradient
+
+        # Past the cut first episode of up to n steps.
+        return jax.lax.scan(window, estimator.init(problem, theta, key), None, length=n + 1)[1][-1]
 
     got = np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(1), N)), np.float64)
     h = g.sum(axis=1)

@@ -1,6 +1,6 @@
 """A task and a rule as a problem; the score; no randomness drawn twice."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from evaluate_toy import ScaledSGD, linear
 from problems import Toy, Waves, hashed, noisy_chaos
 
 from meta_train import estimators
+from meta_train.estimators.clock import Since
 from meta_train.estimators.evolution import Carry, Evolution, Phases
 from meta_train.horizon import LogUniform
 from meta_train.noise import Dense
@@ -137,7 +138,8 @@ def test_infinities_and_nan_count_as_the_cap() -> None:
     np.testing.assert_array_equal(got, [1.0, 2.0, 2.0, 2.0, 2.0])
 
 
-@pytest.mark.parametrize("phases", Phases)
+# The phases over a mesh are those of SPREAD, among the pairs of all its places.
+@pytest.mark.parametrize("phases", [x for x in Phases if x is not Phases.SPREAD_OVER_MESH])
 @pytest.mark.parametrize(
     ("window", "interval", "horizons", "carry"),
     [
@@ -152,14 +154,16 @@ def test_no_window_outgrows_the_table(
     """An index beyond the table would be clamped without a word."""
     problem = noisy_chaos(horizons)
     estimator = Evolution(Waves(0.05), 3, window, interval, carry, phases)
-    slots = estimator._table_shape(problem)[1]
     state = estimator.init(problem, jnp.zeros(2), jax.random.key(0))
-    for _ in range(8):
-        keys = estimator._episode_keys(problem, state)
-        clock, ticks = estimator._ticks(problem, state, keys)
-        assert int(ticks.slot.max()) < slots
-        assert int((ticks.episode - state.clock.episode[None]).max()) < slots
-        state = state._replace(clock=clock)
+    for since in Since if interval is not None else (Since.EPISODE,):
+        table = replace(estimator.timetable, since=since)
+        slots, clock = table.slots(problem), state.clock
+        for _ in range(8):
+            keys = table.episode_keys(problem, clock, state.data_keys)
+            after, ticks = table.ticks(problem, clock, keys, state.data_keys)
+            assert int(ticks.slot.max()) < slots
+            assert int((ticks.episode - clock.episode[None]).max()) < slots
+            clock = after
 
 
 def test_episodes_differ_from_one_another_and_between_pairs() -> None:
