@@ -7,6 +7,7 @@ The model is a decoder-only transformer of 8 blocks and a table of 4,096 tokens;
 and an update of `optax.adam`. The last line is JSON:
 
     ratio             network -> time of a jump / time of a training step (targets on a CPU: wnn 20, nino 60)
+    processor_ratio   the same of processor time, which other programs disturb less; of no meaning on an accelerator
     overhead          the same per step, at a jump every `period` steps: share of the training time
     recording         time that the wrapper adds to a step without a jump / time of a step
     milliseconds      of a training step, and of each jump
@@ -87,11 +88,11 @@ def stepper(opt: Any, params: Any, tokens: jax.Array) -> Callable[[], Any]:
     return run
 
 
-def seconds(run: Callable[[], Any]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
+def seconds(run: Callable[[], Any]) -> tuple[float, float]:
+    """Wall and processor time of one call."""
+    start = time.perf_counter(), time.process_time()
     jax.block_until_ready(run())
-    return time.perf_counter() - start
+    return time.perf_counter() - start[0], time.process_time() - start[1]
 
 
 def main() -> None:
@@ -128,9 +129,13 @@ def main() -> None:
     for run in programs.values():
         run()
     times = [{name: seconds(run) for name, run in programs.items()} for _ in range(args.rounds)]
-    median = {name: statistics.median(t[name] for t in times) for name in programs}
-    ratio = {name: statistics.median(t[name] / t["step"] for t in times) for name in programs if name != "step"}
+    median = {name: statistics.median(t[name][0] for t in times) for name in programs}
+    ratios = lambda clock: {
+        name: statistics.median(t[name][clock] / t["step"][clock] for t in times) for name in programs if name != "step"
+    }
+    ratio, processor = ratios(0), ratios(1)
     recording = ratio.pop("wrapped") - 1.0
+    del processor["wrapped"]
 
     rounded = lambda values, digits: {name: round(x, digits) for name, x in values.items()}
     print(
@@ -141,6 +146,7 @@ def main() -> None:
                 "parameters": count,
                 "tokens_per_step": args.batch * args.length,
                 "ratio": rounded(ratio, 2),
+                "processor_ratio": rounded(processor, 2),
                 "overhead": rounded({name: x / args.period for name, x in ratio.items()}, 5),
                 "recording": round(recording, 3),
                 "milliseconds": rounded({name: 1e3 * x for name, x in median.items()}, 1),

@@ -1,6 +1,6 @@
 """What all networks share: the interface, the schedule of horizons, the scales of tensors, and wires in bundles."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from learned_opt.errors import InputError
-from learned_opt.nowcast.blocks import from_block, to_block
+from learned_opt.nowcast.blocks import Numbers, Parts, from_block, present, take, take_block, to_block
 from learned_opt.nowcast.wiring import Block, Layout, Wire, Wiring, block_of, coverage, named, view_of
 
 PyTree = Any
@@ -74,20 +74,34 @@ def _scale(*states: Array) -> Float[Array, "3"]:
         return jnp.zeros(3)
     # Deviations from an entry: sums of large numbers lose the digits of small differences.
     origin = jnp.ravel(states[-1])[0].astype(jnp.float32)
-    shifted = [x.astype(jnp.float32) - origin for x in states]
-    mean = sum(map(jnp.sum, shifted)) / n
-    square = sum(jnp.sum((x - mean) ** 2) for x in shifted)
+    mean = _total(lambda x: x - origin, states) / n
+    square = _total(lambda x: ((x - origin) - mean) ** 2, states)
     moved = jnp.any(jnp.stack([jnp.any(x != states[-1]) for x in states]))
     return jnp.stack([origin + mean, jnp.sqrt(square / max(n - 1, 1)), moved.astype(jnp.float32)])
+
+
+def _total(of: Callable[[Array], Array], states: tuple[Array, ...]) -> Array:
+    """Sum of `of` over all entries; one state after another, so that temporaries are of one."""
+    total = jnp.float32(0.0)
+    for x in states:
+        x, total = jax.lax.optimization_barrier((x, total))
+        total = total + jnp.sum(of(x.astype(jnp.float32)))
+    return total
 
 
 class Bundle(NamedTuple):
     """Wires of one layout and parameters of one shape, one after another along d: as one, they are compiled once."""
 
     wires: tuple[Wire, ...]
+    shape: tuple[int, ...]
+    """Of each parameter."""
     block: Block
+    """Of all wires together."""
     states: tuple[Array, ...]
-    """c blocks [d, i, o, p, f] of parameters as they are; none for edges without parameters."""
+    """c blocks of parameters as they are, without axes of length 1; none for edges without parameters.
+
+    XLA would copy blocks with those axes before every loop.
+    """
     scale: Array
     """The `scales` of the tensors, shape [d, 3]."""
     kinds: np.ndarray
@@ -109,9 +123,10 @@ def bundles(history: tuple[PyTree, ...], graph: Wiring) -> list[Bundle]:
         if dtype is not None:
             tensors = [jnp.stack([one[wire.path] for wire in wires]) for one in states]
             scale = jax.vmap(_scale)(*tensors)
-            own = tuple(jnp.reshape(jax.vmap(partial(to_block, layout))(x), whole) for x in tensors)
+            long = [n for n in whole if n > 1]
+            own = tuple(jnp.reshape(jax.vmap(partial(to_block, layout))(x), long) for x in tensors)
         kinds = np.repeat([int(wire.kind) for wire in wires], block.d)
-        made.append(Bundle(tuple(wires), whole, own, jnp.repeat(scale, block.d, axis=0), kinds))
+        made.append(Bundle(tuple(wires), shape, whole, own, jnp.repeat(scale, block.d, axis=0), kinds))
     return made
 
 
@@ -131,9 +146,9 @@ def assemble(params: PyTree, parts: Sequence[tuple[Bundle, Array]], lead: tuple[
     total, counts, layouts = dict[str, Array](), dict[str, np.ndarray](), dict[str, Layout]()
     for bundle, y in parts:
         mean, deviation, moved = (jnp.reshape(x, (*(1,) * len(lead), -1, 1, 1, 1, 1)) for x in bundle.scale.T)
-        last = bundle.states[-1].astype(jnp.float32)[(None,) * len(lead)]
+        last = jnp.reshape(bundle.states[-1], bundle.block).astype(jnp.float32)[(None,) * len(lead)]
         y = jnp.where((moved > 0.0) & (deviation > 0.0), y * deviation + mean, last)
-        layout, shape = bundle.wires[0].layout, shapes[bundle.wires[0].path]
+        layout, shape = bundle.wires[0].layout, bundle.shape
         y = jnp.reshape(y, (*lead, len(bundle.wires), -1, *bundle.block[1:]))
         back = jax.vmap(partial(from_block, layout, shape))
         for _ in lead:
@@ -157,7 +172,12 @@ def assemble(params: PyTree, parts: Sequence[tuple[Bundle, Array]], lead: tuple[
     return jax.tree.structure(params).unflatten([tensor(name) for name in shapes])
 
 
-def normalised(states: tuple[Array, ...], scale: Float[Array, "d 3"]) -> Float[Array, "d i o p f c"]:
-    """The states in units of the deviation of their tensor, on a last axis."""
+def normalised(bundle: Bundle, parts: Parts, numbers: Numbers) -> Float[Array, "d i o p f c"]:
+    """One part of the states in units of the deviation of their tensor, which are on the last axis."""
+    own = [take_block(jnp.reshape(x, bundle.block), parts, numbers) for x in bundle.states]
+    scale = take(bundle.scale, 0, parts.d, numbers[0])
     mean, deviation = (jnp.reshape(x, (-1, 1, 1, 1, 1, 1)) for x in (scale[:, 0], scale[:, 1]))
-    return (jnp.stack(states, -1).astype(jnp.float32) - mean) / (deviation + EPSILON)
+    x = (jnp.stack(own, -1).astype(jnp.float32) - mean) / (deviation + EPSILON)
+    there = present(bundle.wires[0].layout, bundle.shape)
+    # What is no entry is at the mean, whatever that is.
+    return x if there.all() else x * take(jnp.asarray(there), 0, parts.p, numbers[3])[None, None, None, :, :, None]

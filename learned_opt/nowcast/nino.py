@@ -28,13 +28,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from learned_opt.network import EXACT, Layer
-from learned_opt.nowcast import base, blocks
+from learned_opt.nowcast import base, blocks, linear, neurons
 from learned_opt.nowcast.base import Bundle
 from learned_opt.nowcast.blocks import Numbers, Parts
+from learned_opt.nowcast.neurons import Ends
 from learned_opt.nowcast.wiring import FEATURES, KINDS, Kind, Layout, Wire, Wiring
 from learned_opt.nowcast.wnn import DEVIATION, HORIZONS
 from learned_opt.rules.base import check_settings
@@ -89,10 +89,6 @@ class Theta(NamedTuple):
     """O, o: H -> 9 x 40, the horizons of a feature next to each other."""
 
 
-Ends = tuple[Float[Array, "d i H"], Float[Array, "d o H"]]
-"""What edges get from their source and from their target neurons."""
-
-
 @dataclass(frozen=True)
 class NiNo:
     """The network with its settings; defaults are the published ones."""
@@ -103,7 +99,7 @@ class NiNo:
     """Message-passing layers."""
     scale: float = 1.0
     """Factor on the predicted change."""
-    edges: int = 1 << 14
+    edges: int = 1 << 13
     """Edges in one part of the computation, about: memory against calls."""
     states: int = 5
     """c."""
@@ -147,26 +143,23 @@ class NiNo:
         """
         count = sum(n for _, n in graph.groups)
         places = [jnp.zeros((count, POSITIONS))] if pos is None else [pos[name] for name, _ in graph.groups]
-        x = _linear(theta.nodes, jnp.concatenate(places))
+        x = linear.apply(theta.nodes, jnp.concatenate(places))
         itself = (Wire("", (name,), (name,), Kind.SELF, Layout("d", (n,))) for name, n in graph.groups)
         bundles = base.bundles(history, graph._replace(wires=(*graph.wires, *itself)))
-        ends = [_Ends(bundle, graph) for bundle in bundles]
-        passed = list[tuple[Array, Array]]()
-        for layer, update in zip(theta.convolutions, theta.updates, strict=True):
-            source, target = _halves(layer.before)
-            before = _linear(source, x), _linear(target, x)
-            sums = {name: jnp.zeros((n, self.hidden)) for name, n in graph.groups}
-            degree = dict.fromkeys(sums, 0)
-            for bundle, end in zip(bundles, ends, strict=True):
-                own = [end.of(both) for both in passed]
-                _add(sums, degree, bundle, self._messages(theta, len(passed), bundle, own, end.of(before)))
-            mean = jnp.concatenate([sums[name] / degree[name] for name in sums])
-            x = jax.nn.silu(_linear(layer.out, _linear(layer.after, jnp.concatenate([x, mean], -1))))
-            passed.append((_linear(update.source, x), _linear(update.target, x)))
-        said = []
-        for bundle, end in zip(bundles, ends, strict=True):
-            if bundle.states:
-                said.append((bundle, self._outputs(theta, bundle, [end.of(both) for both in passed], k)))
+        passed: list[list[Ends]] = [[] for _ in bundles]
+        for l, (layer, update) in enumerate(zip(theta.convolutions, theta.updates, strict=True)):
+            target, source = (linear.apply(half, x) for half in linear.by_input(layer.before))
+            messages = []
+            for bundle, own in zip(bundles, passed, strict=True):
+                before = neurons.ends(bundle, graph, source, target)
+                messages.append((bundle, self._messages(theta, l, bundle, own, before)))
+            mean = neurons.means(graph, messages)
+            x = jax.nn.silu(linear.apply(layer.out, linear.apply(layer.after, jnp.concatenate([x, mean], -1))))
+            source, target = linear.apply(update.source, x), linear.apply(update.target, x)
+            for bundle, own in zip(bundles, passed, strict=True):
+                own.append(neurons.ends(bundle, graph, source, target))
+        known = [(bundle, own) for bundle, own in zip(bundles, passed, strict=True) if bundle.states]
+        said = [(bundle, self._outputs(theta, bundle, own, k)) for bundle, own in known]
         return base.assemble(history[-1], said, jnp.shape(k))
 
     def _messages(
@@ -174,19 +167,20 @@ class NiNo:
     ) -> Float[Array, "d o H"]:
         """Sums over the edges into every target neuron of a bundle, of the messages of layer l."""
         block, parts = bundle.block, blocks.parts_of(bundle.block, self.edges)
-        from_source, from_target = before
         part = blocks.part_of(block, parts)
-        scale, shift = _halves_of_outputs(_then(_edge(theta, l, bundle), theta.convolutions[l].edge))
+        edge = linear.then(_edge(theta, l, bundle), theta.convolutions[l].edge)
 
         def body(numbers: Numbers, carry: Array) -> Array:
             s = _hidden(theta, l, bundle, passed, parts, numbers)
-            d, i, o, _ = numbers
-            source = blocks.take(blocks.take(from_source, 0, parts.d, d), 1, parts.i, i)
-            target = blocks.take(blocks.take(from_target, 0, parts.d, d), 1, parts.o, o)
-            of = lambda layer: Layer(layer.w, blocks.take(layer.b, 0, parts.d, d))
-            m = jnp.sum(_linear(of(scale), s) * source[:, :, None, None, :], (1, 3))
-            total, count = jnp.sum(s, (1, 3)), part.i * part.p
-            m += _linear(_times(of(scale), count), total) * target + _linear(_times(of(shift), count), total)
+            d, _, o, _ = numbers
+            source, target = _ends(before, parts, numbers)
+            scale, shift = linear.by_output(_bias(edge, parts, d))
+            over = lambda x: blocks.total(blocks.total(x, 3), 1)
+            m = over(linear.apply(scale, s) * source[:, :, None, None, :])
+            # The rest of a message is linear in s for all edges into a neuron.
+            sums, count = over(s), part.i * part.p
+            m += linear.apply(linear.summed(scale, count), sums) * target
+            m += linear.apply(linear.summed(shift, count), sums)
             start = (0, d, 0, o, 0)
             m = jnp.expand_dims(m, (1, 3))
             m += jax.lax.dynamic_slice(carry, start, m.shape)
@@ -200,18 +194,17 @@ class NiNo:
     ) -> Float[Array, "..."]:
         """y of a bundle for horizons [*K] as [*K, d, i, o, p, f]."""
         block, parts = bundle.block, blocks.parts_of(bundle.block, self.edges)
-        layer = _then(_edge(theta, self.layers, bundle), theta.hidden)
+        layer = linear.then(_edge(theta, self.layers, bundle), theta.hidden)
         heads = (None,) * jnp.ndim(k)
         rows = (jnp.arange(block.f) * self.max_horizon)[heads] + (jnp.asarray(k) - 1)[..., None]
         w, b = jnp.take(theta.out.w, rows, axis=1), jnp.take(theta.out.b, rows)
 
         def body(numbers: Numbers, carry: Array) -> Array:
             s = _hidden(theta, self.layers, bundle, ends, parts, numbers)
-            hidden = jax.nn.silu(_linear(Layer(layer.w, blocks.take(layer.b, 0, parts.d, numbers[0])), s))
+            hidden = jax.nn.silu(linear.apply(_bias(layer, parts, numbers[0]), s))
             delta = jnp.tensordot(hidden, w, axes=1, precision=EXACT) + b[(None,) * 4]
             delta = jnp.moveaxis(delta, range(4, 4 + len(heads)), range(len(heads)))
-            last = blocks.take_block(bundle.states[-1], parts, numbers)
-            a = base.normalised((last,), blocks.take(bundle.scale, 0, parts.d, numbers[0]))[..., 0]
+            a = base.normalised(bundle._replace(states=bundle.states[-1:]), parts, numbers)[..., 0]
             return blocks.put(carry, a[heads] + self.scale * delta, numbers)
 
         return blocks.joined(blocks.loop(parts, body, blocks.empty(block, parts, jnp.shape(k))), block)
@@ -221,21 +214,19 @@ def _hidden(
     theta: Theta, l: int, bundle: Bundle, ends: list[Ends], parts: Parts, numbers: Numbers
 ) -> Float[Array, "d i o p Z"]:
     """s of layer l for one part of a bundle, from which e is linear by `_edge`; for l = 0 the features themselves."""
-    d, i, o, _ = numbers
+    d = numbers[0]
     if bundle.states:
-        own = tuple(blocks.take_block(x, parts, numbers) for x in bundle.states)
-        a = base.normalised(own, blocks.take(bundle.scale, 0, parts.d, d))
+        a = base.normalised(bundle, parts, numbers)
         s = jnp.reshape(a, (*a.shape[:4], -1))
     else:
         value = jnp.where(jnp.asarray(bundle.kinds == Kind.SELF), SELF, SKIPPED)
         value = jnp.reshape(blocks.take(value, 0, parts.d, d), (-1, 1, 1, 1, 1))
         shape = blocks.part_of(bundle.block, parts)[:4]
         s = jnp.broadcast_to(value, (*shape, theta.states.w.shape[0] // FEATURES))
-    for m, (source, target) in enumerate(ends[:l]):
-        layer = _then(_edge(theta, m, bundle), theta.updates[m].edge)
-        u = _linear(Layer(layer.w, blocks.take(layer.b, 0, parts.d, d)), s)
-        u += blocks.take(blocks.take(source, 0, parts.d, d), 1, parts.i, i)[:, :, None, None, :]
-        s = jax.nn.silu(u + blocks.take(blocks.take(target, 0, parts.d, d), 1, parts.o, o)[:, None, :, None, :])
+    for m, (both, update) in enumerate(zip(ends[:l], theta.updates, strict=False)):
+        source, target = _ends(both, parts, numbers)
+        u = linear.apply(_bias(linear.then(_edge(theta, m, bundle), update.edge), parts, d), s)
+        s = jax.nn.silu(u + source[:, :, None, None, :] + target[:, None, :, None, :])
     return s
 
 
@@ -248,56 +239,13 @@ def _edge(theta: Theta, l: int, bundle: Bundle) -> Layer:
     return Layer(theta.states.w[:inputs], theta.states.b[None] + theta.kinds[bundle.kinds])
 
 
-class _Ends:
-    """The numbers of the neurons at the two ends of a bundle."""
-
-    def __init__(self, bundle: Bundle, graph: Wiring) -> None:
-        starts = np.cumsum([0, *(n for _, n in graph.groups)])
-        numbers = {name: np.arange(a, a + n) for (name, n), a in zip(graph.groups, starts[:-1], strict=True)}
-        whole = lambda names: np.concatenate([numbers[name] for name in names])
-        shape = bundle.block.d, -1
-        self.source = np.concatenate([whole(wire.source) for wire in bundle.wires]).reshape(shape)
-        self.target = np.concatenate([whole(wire.target) for wire in bundle.wires]).reshape(shape)
-
-    def of(self, both: tuple[Array, Array]) -> Ends:
-        """Rows of two arrays [neurons, H]."""
-        return both[0][self.source], both[1][self.target]
+def _bias(layer: Layer, parts: Parts, d: Any) -> Layer:
+    """The layer with the biases of one part."""
+    return Layer(layer.w, blocks.take(layer.b, 0, parts.d, d))
 
 
-def _add(sums: dict[str, Array], degree: dict[str, int], bundle: Bundle, messages: Float[Array, "d o H"]) -> None:
-    """Add the messages of a bundle, and how many they were, to those of its target neurons."""
-    flat, start = jnp.reshape(messages, (-1, messages.shape[-1])), 0
-    for name in (name for wire in bundle.wires for name in wire.target):
-        n = sums[name].shape[0]
-        sums[name] = sums[name] + flat[start : start + n]
-        degree[name] += bundle.block.i * bundle.block.p
-        start += n
-
-
-def _linear(layer: Layer, x: Float[Array, "*n I"]) -> Float[Array, "*n O"]:
-    """x w + b; a bias [d, O] goes along the first axis of x."""
-    *lead, outputs = layer.b.shape
-    b = jnp.reshape(layer.b, (*lead, *(1,) * (x.ndim - 1 - len(lead)), outputs))
-    return jnp.tensordot(x, layer.w, axes=1, precision=EXACT) + b
-
-
-def _then(first: Layer, second: Layer) -> Layer:
-    """Two layers without an activation between them as one."""
-    dot = lambda x: jnp.matmul(x, second.w, precision=EXACT)
-    return Layer(dot(first.w), dot(first.b) + jnp.reshape(second.b, (1,) * (first.b.ndim - 1) + (-1,)))
-
-
-def _halves(layer: Layer) -> tuple[Layer, Layer]:
-    """A layer on [target; source] as one on each, source first; its bias goes with the target."""
-    target, source = jnp.split(layer.w, 2)
-    return Layer(source, jnp.zeros_like(layer.b)), Layer(target, layer.b)
-
-
-def _halves_of_outputs(layer: Layer) -> tuple[Layer, Layer]:
-    first, second = (Layer(*pair) for pair in zip(*(jnp.split(x, 2, axis=-1) for x in layer), strict=True))
-    return first, second
-
-
-def _times(layer: Layer, count: int) -> Layer:
-    """The layer for sums over so many inputs."""
-    return Layer(layer.w, layer.b * count)
+def _ends(whole: Ends, parts: Parts, numbers: Numbers) -> Ends:
+    """The ends of the edges of one part."""
+    d, i, o, _ = numbers
+    cut = lambda x, count, number: blocks.take(blocks.take(x, 0, parts.d, d), 1, count, number)
+    return Ends(cut(whole.source, parts.i, i), cut(whole.target, parts.o, o))

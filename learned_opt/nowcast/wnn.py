@@ -87,9 +87,9 @@ class WNN:
         kinds = theta.kinds[bundle.kinds]
 
         def body(numbers: blocks.Numbers, carry: Array) -> Array:
-            own = tuple(blocks.take_block(x, parts, numbers) for x in bundle.states)
-            scale, kind = (blocks.take(x, 0, parts.d, numbers[0]) for x in (bundle.scale, kinds))
-            return blocks.put(carry, self._extrapolate(theta, base.normalised(own, scale), kind, k), numbers)
+            kind = blocks.take(kinds, 0, parts.d, numbers[0])
+            x = base.normalised(bundle, parts, numbers)
+            return blocks.put(carry, self._extrapolate(theta, x, kind, k), numbers)
 
         start = blocks.empty(bundle.block, parts, jnp.shape(k))
         return blocks.joined(blocks.loop(parts, body, start), bundle.block)

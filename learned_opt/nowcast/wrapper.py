@@ -96,6 +96,7 @@ def nowcast(
     known = None if isinstance(num_steps, jax.Array) else num_steps
     c, schedule = network.states, _check_schedule(network, known, period, horizons)
     _check_theta(network, theta)
+    theta = jax.tree.map(jnp.asarray, theta)
     if memory not in ("device", "host"):
         raise InputError(f"memory is {memory!r}: expected 'device' or 'host'")
 
@@ -110,10 +111,11 @@ def nowcast(
     def init(params: PyTree) -> State:
         check_params(params)
         graph_of(params)
+        # Copies: the state may be donated, what was given not.
         whole = Schedule(
-            jnp.asarray(schedule, jnp.int32),
-            jnp.asarray(period, jnp.int32),
-            jnp.asarray(FOREVER if num_steps is None else num_steps, jnp.int32),
+            jnp.array(schedule, jnp.int32),
+            jnp.array(period, jnp.int32),
+            jnp.array(FOREVER if num_steps is None else num_steps, jnp.int32),
         )
         history = tuple(place(jax.tree.map(jnp.zeros_like, params)) for _ in range(c))
         return State(jnp.zeros((), jnp.int32), whole, history, inner.init(params))
@@ -176,7 +178,10 @@ def _check_schedule(network: Network, num_steps: Any, period: int, given: Any) -
     if not isinstance(period, int) or isinstance(period, bool) or period < c:
         raise InputError(f"period is {period!r}: expected a whole number of calls, at least the {c} states of a window")
     if given is None and num_steps is None:
-        raise InputError("num_steps and horizons are None: expected one of them; give horizons=2 for a line fit")
+        raise InputError(
+            "horizons is None, and num_steps None or an array, which a schedule is not made for: give num_steps as a "
+            "number, or horizons, 2 for a line fit"
+        )
     chosen = base.horizons(int(num_steps), period) if given is None else given
     chosen = (chosen,) if isinstance(chosen, int) else tuple(chosen)
     most = network.max_horizon
