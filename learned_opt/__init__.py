@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from learned_opt.rules.celo2 import Celo2
     from learned_opt.rules.celo2_base import Celo2Base
     from learned_opt.rules.celo_adam import CeloAdam
+    from learned_opt.rules.helm import Helm
     from learned_opt.rules.mlp import MLP
     from learned_opt.rules.nn_adam import NNAdam
     from learned_opt.rules.rnn_mlp import RNNMLP
@@ -30,6 +31,7 @@ _EXPORTS = {
     "Celo2": "learned_opt.rules.celo2",
     "Celo2Base": "learned_opt.rules.celo2_base",
     "CeloAdam": "learned_opt.rules.celo_adam",
+    "Helm": "learned_opt.rules.helm",
     "MLP": "learned_opt.rules.mlp",
     "NNAdam": "learned_opt.rules.nn_adam",
     "Pretrained": "learned_opt.pretrained",
@@ -50,6 +52,7 @@ __all__ = [
     "Celo2",
     "Celo2Base",
     "CeloAdam",
+    "Helm",
     "NNAdam",
     "Pretrained",
     "SmallFC",

@@ -18,6 +18,7 @@ RULES = {
     "celo2": ("learned_opt.rules.celo2", "Celo2"),
     "celo2_base": ("learned_opt.rules.celo2_base", "Celo2Base"),
     "celo_adam": ("learned_opt.rules.celo_adam", "CeloAdam"),
+    "helm": ("learned_opt.rules.helm", "Helm"),
     "mlp": ("learned_opt.rules.mlp", "MLP"),
     "nn_adam": ("learned_opt.rules.nn_adam", "NNAdam"),
     "rnn_mlp": ("learned_opt.rules.rnn_mlp", "RNNMLP"),

@@ -16,6 +16,7 @@ RULES = {
     "celo2": learned_opt.Celo2(),
     "celo2_base": learned_opt.Celo2Base(hidden=4),
     "celo_adam": learned_opt.CeloAdam(lstm_units=8),
+    "helm": learned_opt.Helm(),
     "mlp": learned_opt.MLP(hidden=16),
     "nn_adam": learned_opt.NNAdam(),
     "rnn_mlp": learned_opt.RNNMLP(),
@@ -23,8 +24,8 @@ RULES = {
     "velo": learned_opt.VeLO(lstm_units=8, bank=3, ff_mult=1.0),  # 100 times random weights would overflow
 }
 each_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-READS_LOSS = {"velo", "celo", "celo_adam", "rnn_mlp"}
-READS_STEPS = {"velo", "celo", "celo_adam"}
+READS_LOSS = {"velo", "celo", "celo_adam", "helm", "rnn_mlp"}
+READS_STEPS = {"velo", "celo", "celo_adam", "helm"}
 
 
 def weights(rule: Any) -> Any:

@@ -1,0 +1,143 @@
+"""What Helm sees of a tensor: statistics without a unit, of one step and of the steps before.
+
+m_k, r   running statistics of the gradient (`DECAYS`);  M_k, R: divided by 1 - decay^(t+1)
+q   = 1 / sqrt(R + 1e-10 mean(R))
+S_k = mean((M_k q)^2)          the share of the gradient that is signal, at three time scales
+A   = cos(g q, m_0 q)          of the old m_0: did the last steps agree with this gradient?
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from learned_opt import loss_features
+from learned_opt.accumulators import Accumulators, Decays, fresh
+from learned_opt.loss_features import LossAverages
+from learned_opt.rules import base
+
+PyTree = Any
+
+DECAYS = Decays(m=(0.9, 0.99, 0.999), r=(0.99,))
+AGREEMENT = np.array((0.9, 0.98), np.float32)
+"""Decays of the averages of A."""
+INPUTS = 20 + loss_features.WIDTH
+FLOOR = 1e-10
+"""Share of mean(R) that is added to R."""
+TINY = 1e-24
+"""Least mean square of a gradient that is told from zero; where it stands, derivatives stay finite in float32."""
+SMALL = 1e-12
+"""The same for what has no unit."""
+
+
+class Memory(NamedTuple):
+    """What is remembered of every tensor."""
+
+    drift: Array
+    """c, shape [tensors]."""
+    agreement: Array
+    """Averages of A over about 10 and 50 updates, not corrected, shape [tensors, 2]."""
+    progress: Array
+    """Average over 10 updates of g . step / |loss|, shape [tensors]."""
+
+
+class Seen(NamedTuple):
+    """Statistics of one tensor, or arrays [tensors] of them."""
+
+    p: Array
+    """mean(p^2)."""
+    r: Array
+    """mean(R)."""
+    g: Array
+    """mean(g^2)."""
+    agreement: Array
+    """A."""
+    signal: Array
+    """S_k, shape [..., 3]."""
+
+
+def observe(updates: PyTree, params: PyTree, accumulators: Accumulators, t: Array) -> Seen:
+    """Statistics of all tensors.
+
+    Args:
+      updates: gradients, a tree like `params`.
+      params: the parameters, at least one tensor.
+      accumulators: before this step's gradient.
+      t: updates made before this one.
+    """
+    tree = jax.tree.structure(params)
+    each, _ = base.per_tensor(tree, accumulators)
+    arguments = zip(tree.flatten_up_to(updates), tree.flatten_up_to(params), each, strict=True)
+    seen = base.over_tensors(_observe, None, t, None, [*arguments])
+    return jax.tree.map(lambda *xs: jnp.stack(xs), *seen)
+
+
+def _observe(static: None, t: Array, own: None, g: Array, p: Array, acc: Accumulators) -> Seen:
+    del static, own
+    p = jnp.asarray(p, jnp.float32)
+    if not p.size:
+        zero = jnp.zeros(())
+        return Seen(zero, zero, zero, zero, jnp.zeros((3,)))
+    g = base.finite(jnp.asarray(g, jnp.float32))
+    old = acc.m[0].astype(jnp.float32)
+    momenta, r = corrected(t, DECAYS.update(fresh(acc)._replace(t=()), g))
+    q = inverse_rms(r)
+    mean = lambda x: jnp.mean(x * x)
+    signal = jnp.stack([mean(m * q) for m in momenta])
+    agreement = jnp.mean(g * old * q * q) * jax.lax.rsqrt(mean(g * q) * mean(old * q) + SMALL)
+    return Seen(mean(p), jnp.mean(r), mean(g), agreement, signal)
+
+
+def corrected(t: Array, acc: Accumulators) -> tuple[list[Array], Array]:
+    """M and R of one tensor, after t + 1 updates."""
+    unbias = lambda x, d: x.astype(jnp.float32) / -jnp.expm1((t + 1.0) * np.float32(math.log(d)))
+    return [unbias(m, d) for m, d in zip(acc.m, DECAYS.m, strict=True)], unbias(acc.r[0], DECAYS.r[0])
+
+
+def inverse_rms(r: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """q of one tensor."""
+    return jax.lax.rsqrt(r + (FLOOR * jnp.mean(r) + TINY))
+
+
+def inputs(
+    seen: Seen,
+    memory: Memory,
+    unit: Float[Array, " tensors"],
+    losses: LossAverages,
+    leaves: list[Any],
+    t: Array,
+    num_steps: Any,
+) -> Float[Array, "tensors 29"]:
+    """F: what the network sees of every tensor, each of order one; nothing in it has a unit.
+
+    Args:
+      seen: of this step.
+      memory: of the steps before; its agreement already with this one.
+      unit: u, 0 where it is not known.
+      losses: averages with this step's loss.
+      leaves: the parameters.
+      t: updates made before this one.
+      num_steps: updates of the training run.
+    """
+    log = lambda value, least=TINY: jnp.log(jnp.maximum(value, least))
+    tile = lambda value: jnp.broadcast_to(jnp.asarray(value, jnp.float32), (len(leaves),))
+    steps = jnp.maximum(jnp.asarray(num_steps, jnp.float32), 1.0)
+    x = jnp.minimum(t.astype(jnp.float32) / steps, 1.0)
+    t = t.astype(jnp.float32) + 1.0
+    age = 1.0 - jnp.power(AGREEMENT, t)
+    ranks = np.array([min(max(jnp.ndim(p), 1), 3) for p in leaves])
+    size = np.log([max(1, jnp.size(p)) for p in leaves]).astype(np.float32)
+    columns = (
+        seen.agreement, *(memory.agreement / age[None]).T, *(0.5 * log(seen.signal, SMALL)).T,
+        0.25 * (log(seen.g) - log(seen.r)),
+        memory.drift, jnp.clip(0.2 * log(jnp.abs(memory.progress) * steps + SMALL), -3.0, 3.0),
+        jnp.clip(0.1 * (log(unit) - 0.5 * log(seen.p)), -2.0, 2.0),
+        *(jnp.asarray((ranks == k).astype(np.float32)) for k in (1, 2, 3)),
+        jnp.asarray(size / 5.0 - 1.0), tile(math.log(len(leaves)) / 3.0 - 1.0),
+        tile(x), tile(x * x), tile(jnp.log(t) / 5.0 - 1.0), tile(jnp.exp(-t / 10.0)), tile(jnp.log(steps) / 5.0 - 1.0),
+        *map(tile, loss_features.features(losses, loss_features.half_lives(num_steps))),
+    )  # fmt: skip
+    return jnp.stack(columns, axis=1)

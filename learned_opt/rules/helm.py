@@ -1,0 +1,241 @@
+"""Helm: a small network that steers, for each tensor, the size of step and the mixture of six hand-made directions.
+
+This project's own. It has no learning rate and no notion of units: rescaling the loss or any tensor changes nothing
+but the scale of its steps. What tuning does by hand, the network does from what it sees while training.
+
+Each update, for x = t / num_steps, the training loss l, D parameters in all, and every tensor with n parameters:
+
+    m_k <- b_k m_k + (1 - b_k) g,   r <- .99 r + (1 - .99) g^2       b = .9 .99 .999; M_k, R: over 1 - b^(t+1)
+    q   = 1 / sqrt(R + 1e-10 mean(R))
+    S_k = mean((M_k q)^2),   A = cos(g q, m_0 q)                          of the old m_0: did the last steps agree?
+    a_j <- averages of A over about 10 and 50 updates
+    u   <- min(u, |l| / (D sqrt(mean R)))                       how far the loss is away, were it linear
+    F   = the 29 inputs of `learned_opt.helm_inputs`
+    o   = F W_0 + relu(F W_1 + mean over tensors(F W_2) + b_1) W_3 + b_3
+    c   <- c + clip(o_0, -1, 1) / ((t + 10) ln 10 / 10)                   a drift in nats per decade of time
+    eta = exp(c + o_1) ((1 - x)+^exp(s_0) + exp(s_1)) min(1, (t + 1) / (1 + num_steps exp(s_2)))
+    d   = sum_k o_{2+k} B_k,   B = g q, M_0 q, M_1 q, M_2 q, M_0 / rms(M_0), M_1 / rms(M_1)
+    p   <- p - eta sqrt(mean p^2 + 1e-4 u^2 D / n) d / rms(d)
+
+Before meta-training o is constant: relative steps of `rate` along 0.1 B_0 + B_1, an Adam whose steps are normalised
+for each tensor, with a linear schedule.
+
+Reads the training loss and `num_steps`. Weights: 1,315. State: 4 floats per parameter, 5 per tensor. Fails: where
+tensors that start at zero must not move with the loss (u is a guess), and where `num_steps` is far too small, since
+steps end with it.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Int
+
+from learned_opt import fused, loss_features
+from learned_opt.accumulators import Accumulators
+from learned_opt.errors import InputError
+from learned_opt.helm_inputs import (
+    AGREEMENT,
+    DECAYS,
+    INPUTS,
+    SMALL,
+    TINY,
+    Memory,
+    Seen,
+    corrected,
+    inputs,
+    inverse_rms,
+    observe,
+)
+from learned_opt.loss_features import LossAverages
+from learned_opt.network import EXACT, Layer, PerParameterMLP
+from learned_opt.recurrent import initial_linear, linear
+from learned_opt.rules import base
+
+PyTree = Any
+
+DIRECTIONS = 6
+
+
+class Theta(NamedTuple):
+    """Weights of the rule."""
+
+    schedule: Array
+    """s: logarithms of the exponent of the decay, of its floor, and of the share of the warm-up."""
+    direct: Layer
+    """W_0, b_3: inputs -> 2 + 6."""
+    own: Layer
+    """W_1, b_1: inputs -> hidden."""
+    mean: Array
+    """W_2: inputs -> hidden."""
+    out: Array
+    """W_3: hidden -> 2 + 6."""
+
+
+class State(NamedTuple):
+    """State of the optimizer."""
+
+    t: Array
+    """Updates made so far, int32 scalar."""
+    accumulators: Accumulators
+    drift: Array
+    """c, shape [tensors]."""
+    agreement: Array
+    """a, shape [tensors, 2]."""
+    progress: PyTree
+    """For each tensor an average over 10 updates of g . step / |l|, scalars in a tree like the parameters."""
+    unit: Array
+    """u, shape [tensors]; infinite before the first gradient."""
+    losses: LossAverages
+
+
+class Own(NamedTuple):
+    """What one tensor is given in one update."""
+
+    size: Array
+    """RMS of its step, in parameter units."""
+    mixture: Array
+    """o_2 … o_7."""
+
+
+@dataclass(frozen=True)
+class Helm:
+    """The rule with its settings."""
+
+    hidden: int = 16
+    """Units of the hidden layer."""
+    rate: float = 0.01
+    """RMS of a step before meta-training, as a share of that of the parameters."""
+
+    def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+          InputError: naming the setting, its value and what was expected.
+        """
+        base.check_settings(self, integers={"hidden": 1}, finite=("rate",))
+        if self.rate <= 0:
+            raise InputError(f"setting rate is {self.rate!r}: expected a positive number")
+
+    @property
+    def name(self) -> str:
+        """Name in the registry of rules."""
+        return "helm"
+
+    def init(self, key: Array) -> Theta:
+        """Weights before meta-training: those of the hidden layer as `hk.Linear` has them, its outputs at zero."""
+        k_own, k_mean = jax.random.split(key)
+        outputs = 2 + DIRECTIONS
+        constant = jnp.array([0.0, math.log(self.rate), 0.1, 1.0, 0.0, 0.0, 0.0, 0.0], jnp.float32)
+        return Theta(
+            jnp.log(jnp.array([1.0, 0.001, 0.02], jnp.float32)),
+            Layer(jnp.zeros((INPUTS, outputs)), constant),
+            initial_linear(k_own, INPUTS, self.hidden),
+            initial_linear(k_mean, INPUTS, self.hidden).w,
+            jnp.zeros((self.hidden, outputs)),
+        )
+
+    def transform(
+        self,
+        theta: Theta,
+        *,
+        num_steps: int | Int[Array, ""] | None = None,
+        network: PerParameterMLP = fused.apply,
+        accumulator_dtype: Any = jnp.float32,
+    ) -> optax.GradientTransformationExtraArgs:
+        """The optimizer with these weights; `update` needs `value=`, the training loss.
+
+        Args:
+          theta: weights from `init`, meta-training or a release.
+          num_steps: updates that the training run will make; needed.
+          network: accepted as all rules do; this rule has no per-parameter network.
+          accumulator_dtype: dtype of m and r; bfloat16 halves the state.
+
+        Raises:
+          InputError: theta of another rule, or a number of steps that is missing or below 1.
+        """
+        del network
+        base.check_theta(self, theta)
+        base.check_num_steps(num_steps, needed=True)
+
+        def init(params: PyTree) -> State:
+            base.check_params(params)
+            n = len(jax.tree.leaves(params))
+            acc = DECAYS.init(params, accumulator_dtype)
+            progress = jax.tree.map(lambda _: jnp.zeros((), jnp.float32), params)
+            unit = jnp.full((n,), jnp.inf, jnp.float32)
+            start = (jnp.zeros((n,)), jnp.zeros((n, AGREEMENT.size)), progress, unit)
+            return State(jnp.zeros((), jnp.int32), acc, *start, loss_features.init())
+
+        def update(
+            updates: PyTree, state: Any, params: PyTree = None, *, value: Any = None, **extra: Any
+        ) -> tuple[PyTree, State]:
+            del extra
+            base.require_params(params)
+            loss = base.require_value(self.name, value)
+            h = loss_features.half_lives(num_steps)
+            losses = loss_features.update(state.losses, loss, h)
+            state, own = state._replace(losses=losses), None
+            if jax.tree.leaves(params):
+                seen = observe(updates, params, state.accumulators, state.t)
+                state, own = steer(theta, state, seen, params, loss, num_steps)
+            magnitude = jnp.where(jnp.isfinite(loss), jnp.abs(loss), jnp.inf)
+            steps, (acc, progress) = base.map_tensors(
+                _tensor, None, (state.t, magnitude), own, updates, params, (state.accumulators, state.progress)
+            )
+            t = jnp.asarray(optax.safe_increment(state.t))
+            return steps, state._replace(t=t, accumulators=acc, progress=progress)
+
+        return optax.GradientTransformationExtraArgs(init, update)
+
+
+def steer(theta: Theta, state: State, seen: Seen, params: PyTree, loss: Array, num_steps: Any) -> tuple[State, Own]:
+    """What the network makes of the statistics: the state with drift, agreement and unit renewed, and the steps."""
+    leaves = jax.tree.leaves(params)
+    n = np.array([max(1, jnp.size(p)) for p in leaves], np.float32)
+    t = state.t.astype(jnp.float32)
+    x = t / jnp.maximum(jnp.asarray(num_steps, jnp.float32), 1.0)
+    known = jnp.isfinite(loss) & (seen.r > 0)
+    unit = jnp.where(known, jnp.abs(loss) / (n.sum() * jnp.sqrt(jnp.maximum(seen.r, TINY))), jnp.inf)
+    unit = jnp.minimum(state.unit, unit)
+    scale = jnp.where(jnp.isfinite(unit), unit, 0.0)
+    decay = jnp.asarray(AGREEMENT)[None]
+    agreement = decay * state.agreement + (1.0 - decay) * seen.agreement[:, None]
+    state = state._replace(unit=unit, agreement=agreement)
+    memory = Memory(state.drift, agreement, jnp.stack(jax.tree.leaves(state.progress)))
+    f = inputs(seen, memory, scale, state.losses, leaves, state.t, num_steps)
+    mean = jnp.mean(jnp.matmul(f, theta.mean, precision=EXACT), axis=0, keepdims=True)
+    hidden = jax.nn.relu(linear(theta.own, f) + mean)
+    o = linear(theta.direct, f) + jnp.matmul(hidden, theta.out, precision=EXACT)
+    drift = state.drift + jnp.clip(o[:, 0], -1.0, 1.0) / ((t + 10.0) * np.float32(math.log(10.0) / 10.0))
+    power, floor, warmup = jnp.exp(theta.schedule)
+    schedule = jnp.maximum(1.0 - x, 1e-6) ** power + floor
+    schedule = schedule * jnp.minimum(1.0, (t + 1.0) / (1.0 + warmup * jnp.asarray(num_steps, jnp.float32)))
+    eta = jnp.exp(jnp.clip(drift + o[:, 1], -25.0, 1.0)) * schedule
+    size = eta * jnp.sqrt(seen.p + 1e-4 * scale**2 * (n.sum() / n) + TINY)
+    return state._replace(drift=drift), Own(size, o[:, 2:])
+
+
+def _tensor(
+    static: None, shared: tuple[Array, Array], own: Own, g: Array, p: Array, state: tuple[Accumulators, Array]
+) -> tuple[Array, tuple[Accumulators, Array]]:
+    del static
+    t, magnitude = shared
+    acc, progress = state
+    acc = DECAYS.update(acc, g)
+    momenta, r = corrected(t, acc)
+    q = inverse_rms(r)
+    unit = jax.lax.rsqrt(jnp.mean(r) + TINY)
+    inverse = lambda m: jax.lax.rsqrt(jnp.mean(m * m) + SMALL)
+    along = [unit * inverse(unit * m) for m in momenta[:2]]
+    o = own.mixture
+    # Those of one array together: what multiplies g, M_0, M_1 and M_2.
+    factors = (o[0] * q, o[1] * q + o[4] * along[0], o[2] * q + o[5] * along[1], o[3] * q)
+    d = sum(f * x for f, x in zip(factors, (g, *momenta), strict=True))
+    step = -(own.size * inverse(d)) * d
+    progress = 0.9 * progress + 0.1 * jnp.sum(g * step) / (magnitude + TINY)
+    return step, (acc, progress)

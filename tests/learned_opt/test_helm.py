@@ -1,0 +1,74 @@
+"""Helm: its first step in closed form, and the units that it must not depend on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import learned_opt
+
+RULE = learned_opt.Helm(rate=0.02)
+STEPS = 60
+
+
+def parameters():
+    keys = jax.random.split(jax.random.key(0), 2)
+    return {"w": jax.random.normal(keys[0], (6, 4)), "b": jnp.zeros((4,)), "gain": jax.random.normal(keys[1], ())}
+
+
+def loss(p):
+    """A curved valley with its minimum, 1, away from the start."""
+    x = jnp.tanh(jnp.arange(18.0).reshape(3, 6) @ p["w"] / 8.0 + p["b"][None]) * p["gain"]
+    return 1.0 + jnp.mean((x - 0.4) ** 2)
+
+
+def weights(seed=1):
+    """A theta that uses all its inputs."""
+    leaves, tree = jax.tree.flatten(RULE.init(jax.random.key(0)))
+    random = np.random.default_rng(seed)
+    return tree.unflatten([x + 0.05 * random.normal(size=x.shape).astype(np.float32) for x in leaves])
+
+
+def train(theta, scales, factor=1.0):
+    """Losses of a run whose parameters are `scales` times as large, and whose loss is `factor` times as large."""
+    opt = RULE.transform(theta, num_steps=STEPS)
+    start = jax.tree.map(jnp.multiply, parameters(), scales)
+
+    def step(carry, _):
+        p, state = carry
+        f = lambda p: factor * loss(jax.tree.map(jnp.divide, p, scales))
+        value, gradient = jax.value_and_grad(f)(p)
+        updates, state = opt.update(gradient, state, p, value=value)
+        return (optax.apply_updates(p, updates), state), value / factor
+
+    return jax.jit(lambda: jax.lax.scan(step, (start, opt.init(start)), None, STEPS)[1])()
+
+
+def test_the_first_step():
+    """t = 0: every direction is g / |g|, so the step has one size in every place."""
+    params = parameters()
+    value, gradient = jax.value_and_grad(loss)(params)
+    opt = RULE.transform(RULE.init(jax.random.key(3)), num_steps=STEPS)
+    steps, _ = opt.update(gradient, opt.init(params), params, value=value)
+    schedule = 1.001 / (1 + 0.02 * STEPS)
+    total = sum(p.size for p in jax.tree.leaves(params))
+    for name, p in params.items():
+        unit = float(value) / (total * np.sqrt(np.mean(gradient[name] ** 2)))
+        size = 0.02 * schedule * np.sqrt(np.mean(p**2) + 1e-4 * unit**2 * total / p.size)
+        np.testing.assert_allclose(steps[name], -size * np.sign(gradient[name]), rtol=1e-4)
+
+
+@pytest.mark.parametrize("theta", [RULE.init(jax.random.key(3)), weights()], ids=["initial", "random"])
+def test_units_do_not_matter(theta):
+    """Neither those of a tensor nor that of the loss."""
+    ones = {"w": 1.0, "b": 1.0, "gain": 1.0}
+    expected = train(theta, ones)
+    np.testing.assert_allclose(train(theta, {"w": 100.0, "b": 0.01, "gain": 30.0}), expected, rtol=1e-3)
+    np.testing.assert_allclose(train(theta, ones, factor=1000.0), expected, rtol=1e-3)
+    assert expected[-1] < expected[0]
+
+
+def test_before_meta_training_it_trains():
+    losses = train(RULE.init(jax.random.key(3)), {"w": 1.0, "b": 1.0, "gain": 1.0})
+    assert losses[-1] - 1.0 < 0.2 * (losses[0] - 1.0)
