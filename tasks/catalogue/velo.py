@@ -36,7 +36,8 @@ def _mixture(library: Library) -> AugmentedFamily:
         )
     text = next(name for name in TEXTS if library.has(name))
     if there != IMAGES or text != TEXTS[0]:
-        _LOG.warning("velo-mixture: trains on %s and %s, of %s and %s", ", ".join(there), text, ", ".join(IMAGES), TEXTS[0])
+        found, published = ", ".join(there), ", ".join(IMAGES)
+        _LOG.warning("velo-mixture: trains on %s and %s, of %s and %s", found, text, published, TEXTS[0])
     images = tuple(library.resized(name, size) for name in there for size in SIZES)
     flat = tuple(library.resized_flat(name, size) for name in there for size in SIZES)
     windows = (library.windows(text, 128),)
