@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from learned_opt.errors import InputError
+from meta_train import joining
 from meta_train.links import Links
 
 HEARTBEAT_SECONDS = 50
@@ -52,9 +53,12 @@ class DistributedConfig:
             raise InputError(f"{', '.join(missing)} missing: expected all of {', '.join(given)}, or none")
         if self.num_processes is None or self.process_id is None or self.coordinator is None:
             return
+        if self.num_processes < 1:
+            raise InputError(f"--num-processes {self.num_processes}: expected at least 1")
         if not 0 <= self.process_id < self.num_processes:
             raise InputError(f"--process-id {self.process_id}: expected 0 to {self.num_processes - 1}")
-        if not self.coordinator.rpartition(":")[2].isdigit() or self.coordinator.startswith(":"):
+        host, _, port = self.coordinator.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 2**16:
             raise InputError(f"--coordinator {self.coordinator}: expected host:port of process 0, such as host0:8476")
         if self.distributed == "off":
             raise InputError("--distributed off: leave out --coordinator, or expected auto")
@@ -92,8 +96,7 @@ def run(config: DistributedConfig, work: Callable[[Process], int], explain: Call
     process = join(config)
     if process.count == 1:
         return work(process)
-    if not process.first:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  process 0 alone prints; it lives as long as the process
+    _print_alone(process)
     links = None
     try:
         links = _link(process)
@@ -121,26 +124,41 @@ def join(config: DistributedConfig) -> Process:
         return Process()
     import jax
 
+    if config.process_id == 0:
+        joining.require_free_port(str(config.coordinator))
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(
-            config.coordinator,
-            config.num_processes,
-            config.process_id,
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-        )
+        with joining.impatience(config.coordinator, config.process_id, config.num_processes):
+            jax.distributed.initialize(
+                config.coordinator,
+                config.num_processes,
+                config.process_id,
+                initialization_timeout=round(joining.JOIN_SECONDS) + 60,
+                heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            )
     except ValueError as error:
         if config.coordinator is None and "coordinator_address" in str(error):
             return Process()  # nothing was recognised: one process
-        raise InputError(f"processes cannot be joined ({_line(error)}): {_ADVICE}") from error
+        raise InputError(f"processes cannot be joined ({_line(error)}): {joining.ADVICE}") from error
     except RuntimeError as error:
         if config.coordinator is None and "must be called before" in str(error):
             return Process()  # a program that has used JAX already is one process
-        raise InputError(f"processes cannot be joined ({_line(error)}): {_ADVICE}") from error
+        raise InputError(f"processes cannot be joined ({_line(error)}): {joining.ADVICE}") from error
     return Process(jax.process_index(), jax.process_count())
 
 
-_ADVICE = "give --coordinator, --num-processes and --process-id, or --distributed off"
+def _print_alone(process: Process) -> None:
+    """Only what process 0 prints reaches standard output, and nothing that libraries in C++ do (Gloo's greetings)."""
+    if sys.stdout is None:
+        return
+    sys.stdout.flush()
+    if process.first:
+        sys.stdout = os.fdopen(os.dup(1), "w")
+    else:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  it lives as long as the process
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    os.close(nothing)
 
 
 def gather(text: str) -> list[str]:
@@ -204,14 +222,16 @@ def together(first: Callable[[], Any]) -> Iterator[None]:
 
 def _link(process: Process) -> Links:
     """Connect all processes to the first."""
+    import secrets
     import socket
 
     port = Links.listen() if process.first else None
     names = [socket.gethostname(), *_addresses()] if process.first else []
-    places = json.loads(gather(json.dumps({"names": names, "port": port and port.getsockname()[1]}))[0])
+    mine = {"names": names, "port": port and port.getsockname()[1], "token": secrets.token_hex(8)}
+    found = json.loads(gather(json.dumps(mine))[0])
     if port is not None:
-        return Links.hub(port, process.count)
-    return Links.spoke(places["names"], places["port"], process.index, process.count)
+        return Links.hub(port, process.count, found["token"])
+    return Links.spoke(found["names"], found["port"], process.index, process.count, found["token"])
 
 
 def _addresses() -> list[str]:

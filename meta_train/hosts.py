@@ -1,5 +1,6 @@
 """Where a run happens: its devices, and its directory as the processes of all hosts share it."""
 
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -35,7 +36,8 @@ def described(devices: Sequence[Any], experiment: Experiment) -> list[str]:
         more = -(-pairs // len(devices)) * len(devices)
         lines.append(f"{pairs} pairs on {used} of {len(devices)} devices: --estimator.pairs {more} takes all")
     elif used > 1:
-        lines.append(f"{pairs} pairs on {used} devices of {jax.process_count()} processes, {pairs // used} on each")
+        several = "" if jax.process_count() == 1 else f" of {jax.process_count()} processes"
+        lines.append(f"{pairs} pairs on {used} devices{several}, {pairs // used} on each")
     return lines
 
 
@@ -50,14 +52,32 @@ def claimed(out: Path, config: MetaTrainConfig) -> Iterator[None]:
         with run_directory.claim(out, config):
             yield
         return
-    distributed.require_same(
-        dict(configs.flatten(config)) | {f"version of {k}": v for k, v in run_directory.versions().items()}
-    )
+    distributed.require_same(facts(config))
     with distributed.together(lambda: run_directory.claim(out, config)):
-        seen = [each == "yes" for each in distributed.gather("yes" if run_directory.is_run(out) else "no")]
+        # A name that nobody has looked up before: an --out of the same name may be there, and caches of NFS as well.
+        probe = Path(distributed.gather(str(out / f".shared-{secrets.token_hex(8)}"))[0])
+        try:
+            if jax.process_index() == 0:
+                probe.touch()
+            distributed.gather("written")
+            seen = [each == "yes" for each in distributed.gather("yes" if (out / probe.name).exists() else "no")]
+        finally:
+            if jax.process_index() == 0:
+                probe.unlink(missing_ok=True)
         if not all(seen):
             raise InputError(
-                f"{out} of process 0 is not seen by process {seen.index(False)}: expected --out in a file system that "
-                "all hosts share"
+                f"--out {probe.parent} of process 0 is not seen by process {seen.index(False)}: expected a directory "
+                "in a file system that all hosts share"
             )
         yield
+
+
+def facts(config: MetaTrainConfig) -> dict[str, Any]:
+    """What must be the same in all processes, so that they run the same program."""
+    settings = ("jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable", "jax_default_matmul_precision")
+    return {
+        **dict(configs.flatten(config)),
+        **{f"version of {name}": version for name, version in run_directory.versions().items()},
+        "source code": run_directory.source_digest(),
+        **{name: getattr(jax.config, name) for name in settings},
+    }

@@ -9,6 +9,7 @@ Importing this module loads no JAX.
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -116,6 +117,16 @@ def git_revision() -> str | None:
         return subprocess.run(describe, capture_output=True, check=True, text=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def source_digest() -> str:
+    """Of the source itself: two checkouts of one version may differ."""
+    root = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for package in ("learned_opt", "meta_train", "tasks"):
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _write(run: Path, config: MetaTrainConfig, starts: Sequence[Any]) -> None:

@@ -22,7 +22,8 @@ from meta_train.presets import PRESETS
 
 pytestmark = pytest.mark.quick_compilation
 
-CONFIG = dataclasses.replace(PRESETS["quickstart"].config, metrics_every=20)
+STEPS = 20
+CONFIG = dataclasses.replace(PRESETS["quickstart"].config, metrics_every=STEPS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,15 +99,19 @@ ONCE = {
 }
 
 
+ACROSS = {name: ONCE[name] for name in ("pes", "full-es of two tasks")}
+"""Those that two processes are compared on."""
+
+
 @pytest.mark.parametrize("name", ONCE)
 def test_same_theta_on_any_number_of_devices_by_one_all_reduce(name: str) -> None:
     """20 outer steps: 1e-6 relative; between devices, 4 bytes a weight and those of metrics."""
     alone = made(1, **ONCE[name])
-    want = advance(alone, *start(alone), count=20)
+    want = advance(alone, *start(alone), count=STEPS)
     for devices in (2, 4, 8) if name == "pes" else (4,):
         several = made(devices, **ONCE[name])
         state, step = start(several)
-        got = advance(several, state, step, 20)
+        got = advance(several, state, step, STEPS)
         assert_close(got, want)
         (only,) = collectives(step.as_text())
         tasks = ONCE[name].get("problems", 1)
@@ -120,8 +125,8 @@ def test_same_theta_on_any_number_of_devices_by_one_all_reduce(name: str) -> Non
 def test_estimators_that_are_no_means_are_partitioned(settings: dict[str, Any]) -> None:
     alone, several = made(1, **settings), made(4, **settings)
     assert not mesh.exchanges_once(several.estimator)
-    want, (state, step) = advance(alone, *start(alone), count=20), start(several)
-    assert_close(advance(several, state, step, 20), want)
+    want, (state, step) = advance(alone, *start(alone), count=STEPS), start(several)
+    assert_close(advance(several, state, step, STEPS), want)
     assert len(collectives(step.as_text())) > 1
 
 
