@@ -31,6 +31,8 @@ TINY = 1e-24
 """Least mean square of a gradient that is told from zero; where it stands, derivatives stay finite in float32."""
 SMALL = 1e-12
 """The same for what has no unit."""
+UNKNOWN = 1e30
+"""The unit u before the first gradient."""
 
 
 class Memory(NamedTuple):
@@ -68,6 +70,7 @@ def observe(updates: PyTree, params: PyTree, accumulators: Accumulators, t: Arra
       accumulators: before this step's gradient.
       t: updates made before this one.
     """
+    base.check_gradients(updates, params)
     tree = jax.tree.structure(params)
     each, _ = base.per_tensor(tree, accumulators)
     arguments = zip(tree.flatten_up_to(updates), tree.flatten_up_to(params), each, strict=True)

@@ -44,6 +44,7 @@ from learned_opt.helm_inputs import (
     INPUTS,
     SMALL,
     TINY,
+    UNKNOWN,
     Memory,
     Seen,
     corrected,
@@ -89,7 +90,7 @@ class State(NamedTuple):
     progress: PyTree
     """For each tensor an average over 10 updates of g . step / |l|, scalars in a tree like the parameters."""
     unit: Array
-    """u, shape [tensors]; infinite before the first gradient."""
+    """u, shape [tensors]; `UNKNOWN` before the first gradient."""
     losses: LossAverages
 
 
@@ -167,7 +168,7 @@ class Helm:
             n = len(jax.tree.leaves(params))
             acc = DECAYS.init(params, accumulator_dtype)
             progress = jax.tree.map(lambda _: jnp.zeros((), jnp.float32), params)
-            unit = jnp.full((n,), jnp.inf, jnp.float32)
+            unit = jnp.full((n,), UNKNOWN, jnp.float32)
             start = (jnp.zeros((n,)), jnp.zeros((n, AGREEMENT.size)), progress, unit)
             return State(jnp.zeros((), jnp.int32), acc, *start, loss_features.init())
 
@@ -200,9 +201,9 @@ def steer(theta: Theta, state: State, seen: Seen, params: PyTree, loss: Array, n
     t = state.t.astype(jnp.float32)
     x = t / jnp.maximum(jnp.asarray(num_steps, jnp.float32), 1.0)
     known = jnp.isfinite(loss) & (seen.r > 0)
-    unit = jnp.where(known, jnp.abs(loss) / (n.sum() * jnp.sqrt(jnp.maximum(seen.r, TINY))), jnp.inf)
+    unit = jnp.where(known, jnp.abs(loss) / (n.sum() * jnp.sqrt(jnp.maximum(seen.r, TINY))), UNKNOWN)
     unit = jnp.minimum(state.unit, unit)
-    scale = jnp.where(jnp.isfinite(unit), unit, 0.0)
+    scale = jnp.where(unit < UNKNOWN, unit, 0.0)
     decay = jnp.asarray(AGREEMENT)[None]
     agreement = decay * state.agreement + (1.0 - decay) * seen.agreement[:, None]
     state = state._replace(unit=unit, agreement=agreement)

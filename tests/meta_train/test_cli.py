@@ -13,7 +13,7 @@ from meta_train.presets import PRESETS
     ("args", "expected"),
     [
         (["evalate"], "'evalate': did you mean evaluate?"),
-        (["frobnicate"], "expected one of meta-train, evaluate, report, tasks, export, estimators, list"),
+        (["frobnicate"], "expected one of meta-train, evaluate, report, tasks, export, estimators, nowcast, list"),
         (["meta-train", "quikstart"], "preset 'quikstart': did you mean quickstart?"),
         (["meta-train", "debug"], "--out is missing"),
         (["meta-train", "debug", "--out", "r", "--estimator.windw", "3"], "did you mean --estimator.window"),

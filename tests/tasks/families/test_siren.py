@@ -74,7 +74,7 @@ def test_phases_fill_a_turn():
 
 
 def test_training():
-    check_training(ModelTask(image(), Siren(24, 2), "t", batch_size=128), 0.4, steps=100)
+    check_training(ModelTask(image(), Siren(24, 2), "t", batch_size=128), 0.4, steps=150)
 
 
 def test_the_space_stays_in_its_ranges_and_reaches_their_ends():
