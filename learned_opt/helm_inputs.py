@@ -24,7 +24,7 @@ PyTree = Any
 DECAYS = Decays(m=(0.9, 0.99, 0.999), r=(0.99,))
 AGREEMENT = np.array((0.9, 0.98), np.float32)
 """Decays of the averages of A."""
-INPUTS = 20 + loss_features.WIDTH
+INPUTS = 21 + loss_features.WIDTH
 FLOOR = 1e-10
 """Share of mean(R) that is added to R."""
 TINY = 1e-24
@@ -108,18 +108,18 @@ def inverse_rms(r: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 def inputs(
     seen: Seen,
     memory: Memory,
-    unit: Float[Array, " tensors"],
+    zero: Float[Array, " tensors"],
     losses: LossAverages,
     leaves: list[Any],
     t: Array,
     num_steps: Any,
-) -> Float[Array, "tensors 29"]:
+) -> Float[Array, "tensors 30"]:
     """F: what the network sees of every tensor, each of order one; nothing in it has a unit.
 
     Args:
       seen: of this step.
       memory: of the steps before; its agreement already with this one.
-      unit: u, 0 where it is not known.
+      zero: v, what a tensor at zero counts as.
       losses: averages with this step's loss.
       leaves: the parameters.
       t: updates made before this one.
@@ -133,13 +133,14 @@ def inputs(
     age = 1.0 - jnp.power(AGREEMENT, t)
     ranks = np.array([min(max(jnp.ndim(p), 1), 3) for p in leaves])
     size = np.log([max(1, jnp.size(p)) for p in leaves]).astype(np.float32)
+    side = np.log([max(1, min(jnp.size(p) // max(1, p.shape[-1]), p.shape[-1])) if jnp.ndim(p) else 1 for p in leaves])
     columns = (
         seen.agreement, *(memory.agreement / age[None]).T, *(0.5 * log(seen.signal, SMALL)).T,
         0.25 * (log(seen.g) - log(seen.r)),
         memory.drift, jnp.clip(0.2 * log(jnp.abs(memory.progress) * steps + SMALL), -3.0, 3.0),
-        jnp.clip(0.1 * (log(unit) - 0.5 * log(seen.p)), -2.0, 2.0),
+        jnp.clip(0.1 * (log(zero) - 0.5 * log(seen.p)), -2.0, 2.0),
         *(jnp.asarray((ranks == k).astype(np.float32)) for k in (1, 2, 3)),
-        jnp.asarray(size / 5.0 - 1.0), tile(math.log(len(leaves)) / 3.0 - 1.0),
+        jnp.asarray(size / 5.0 - 1.0), jnp.asarray(side / 3.0 - 1.0, jnp.float32), tile(math.log(len(leaves)) / 3.0 - 1.0),
         tile(x), tile(x * x), tile(jnp.log(t) / 5.0 - 1.0), tile(jnp.exp(-t / 10.0)), tile(jnp.log(steps) / 5.0 - 1.0),
         *map(tile, loss_features.features(losses, loss_features.half_lives(num_steps))),
     )  # fmt: skip

@@ -26,6 +26,8 @@ class RuleConfig:
     """Architecture."""
     settings: dict[str, int | float | str] = field(default_factory=dict)
     """Settings that differ from the architecture's defaults, as pairs: hidden 8 step_mult 0.01."""
+    start: str | None = None
+    """Weights to begin with: a release, or the folder of a run, of the same architecture; None: drawn with the seed."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,9 @@ class EstimatorConfig:
     """Where in their episodes the pairs start: evenly spread, drawn, or all together."""
     burn_in: int = 0
     """Inner steps of every particle before the first estimate; the longest horizon makes it like all others."""
-    objective: Literal["mean", "final", "validation"] = "mean"
-    """Mean training loss over the steps, that of the last step, or mean validation loss after each step (costly)."""
+    objective: Literal["mean", "final", "validation", "relative"] = "mean"
+    """Mean training loss over the steps, that of the last step, mean validation loss after each step (costly), or
+    relative: mean logarithm of the training loss, the last steps counting most."""
     shaping: Literal["none", "sign", "rank", "standardised"] = "none"
     """What replaces the differences of losses that weight the noise; all but none bias the gradient."""
     rank: int | None = None

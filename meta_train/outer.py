@@ -12,12 +12,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
+from learned_opt.errors import InputError
+from learned_opt.pretrained import load_pretrained
 from learned_opt.rules import make_rule
 from learned_opt.rules.base import Rule
 from meta_train import estimators
 from meta_train import mesh as meshes
 from meta_train.config import MetaOptimizerConfig, MetaTrainConfig
-from meta_train.estimators.objectives import Validated
+from meta_train.estimators.objectives import Relative, Validated
 from meta_train.horizon import LogUniform
 from meta_train.problem import TaskProblem, mean_loss
 from tasks.catalogue.entries import Library
@@ -27,7 +29,7 @@ from tasks.suites import family
 
 PyTree = Any
 Problems = tuple[Any, ...]
-"""`TaskProblem` or `Validated`; to make steps, any `Problem` will do."""
+"""`TaskProblem`, or what `estimators.objectives` makes of one; to make steps, any `Problem` will do."""
 
 THETA, TASKS, EPISODES, SCORE = range(4)
 """Streams of the run's key: initial weights, drawn tasks, estimators, and the episodes of `score`."""
@@ -100,8 +102,19 @@ class Experiment:
         return self.estimator.inner_steps * len(self.problems)
 
     def initial_theta(self) -> PyTree:
-        """Weights before the first outer step."""
-        return self.rule.init(self._key(THETA))
+        """Weights before the first outer step.
+
+        Raises:
+          WeightsError: those to start from are not there, or damaged.
+          InputError: they are of another architecture.
+        """
+        start = self.config.rule.start
+        if start is None:
+            return self.rule.init(self._key(THETA))
+        found = load_pretrained(start)
+        if found.rule != self.rule:
+            raise InputError(f"rule.start {start}: weights of {found.rule}, expected those of {self.rule}")
+        return found.theta
 
     def init(self) -> State:
         """State before the first outer step."""
@@ -206,8 +219,9 @@ def build(config: MetaTrainConfig) -> Experiment:
     library = Library(seed=config.seed)
     tasks = draw(family(config.tasks.family, library=library), key, config.tasks.samples)
     problems: Problems = tuple(TaskProblem(task, rule, horizon) for task in tasks)
-    if config.estimator.objective == "validation":
-        problems = tuple(Validated(TaskProblem(task, rule, horizon)) for task in tasks)
+    wrapped = {"validation": Validated, "relative": Relative}.get(config.estimator.objective)
+    if wrapped is not None:
+        problems = tuple(wrapped(problem) for problem in problems)
     estimator = estimators.build(config.estimator, max_horizon=config.horizon.high)
     return Experiment(config, rule, estimator, problems, tuple(library.streams))
 

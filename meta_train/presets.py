@@ -36,6 +36,30 @@ PRESETS: dict[str, Preset] = {
             rule=RuleConfig(settings={"step_mult": 0.1}),
         ),
     ),
+    "helm": Preset(
+        description="the hands-free release's architecture on 16 augmented tasks of eleven families, 50 to 1,000 steps",
+        config=MetaTrainConfig(
+            tasks=TasksConfig(family="wide", samples=16),
+            horizon=HorizonConfig(low=50, high=1000),
+            estimator=EstimatorConfig(
+                kind="es-single",
+                pairs=4,
+                window=50,
+                sigma=0.02,
+                objective="relative",
+                # Every task has the same say, whatever its losses are.
+                shaping="standardised",
+                # Three numbers in logarithms, which act on the whole run.
+                scales={"schedule": 4.0},
+            ),
+            meta_optimizer=MetaOptimizerConfig(learning_rate=2e-3, warmup_steps=50),
+            steps=1500,
+            rule=RuleConfig(name="helm"),
+            checkpoint_every=100,
+            metrics_every=10,
+            scored_episodes=4,
+        ),
+    ),
     "debug": Preset(
         description="every part of quickstart at its smallest: seconds, and weights of no use",
         config=MetaTrainConfig(

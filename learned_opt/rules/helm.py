@@ -1,27 +1,31 @@
-"""Helm: a small network that steers, for each tensor, the size of step and the mixture of six hand-made directions.
+"""Helm: a small network that steers, for each tensor, the size of step and the mixture of hand-made directions.
 
 This project's own. It has no learning rate and no notion of units: rescaling the loss or any tensor changes nothing
 but the scale of its steps. What tuning does by hand, the network does from what it sees while training.
 
-Each update, for x = t / num_steps, the training loss l, D parameters in all, and every tensor with n parameters:
+Each update, for x = t / num_steps, the training loss l, and every tensor with n parameters:
 
     m_k <- b_k m_k + (1 - b_k) g,   r <- .99 r + (1 - .99) g^2       b = .9 .99 .999; M_k, R: over 1 - b^(t+1)
     q   = 1 / sqrt(R + 1e-10 mean(R))
     S_k = mean((M_k q)^2),   A = cos(g q, m_0 q)                          of the old m_0: did the last steps agree?
     a_j <- averages of A over about 10 and 50 updates
-    u   <- min(u, |l| / (D sqrt(mean R)))                       how far the loss is away, were it linear
-    F   = the 29 inputs of `learned_opt.helm_inputs`
+    u   <- min(u, |l| / (n sqrt(mean R)))         how far the loss is away in this tensor alone, were it linear
+    U   = geometric mean of sqrt(f mean p^2) over matrices that are not zero       f: fan-in; 1 for vectors
+    v   = min(exp(z_0) U / sqrt(f), exp(z_1) u)                              what a tensor at zero counts as
+    F   = the 30 inputs of `learned_opt.helm_inputs`
     o   = F W_0 + relu(F W_1 + mean over tensors(F W_2) + b_1) W_3 + b_3
     c   <- c + clip(o_0, -1, 1) / ((t + 10) ln 10 / 10)                   a drift in nats per decade of time
     eta = exp(c + o_1) ((1 - x)+^exp(s_0) + exp(s_1)) min(1, (t + 1) / (1 + num_steps exp(s_2)))
-    d   = sum_k o_{2+k} B_k,   B = g q, M_0 q, M_1 q, M_2 q, M_0 / rms(M_0), M_1 / rms(M_1)
-    p   <- p - eta sqrt(mean p^2 + 1e-4 u^2 D / n) d / rms(d)
+    e   = sum_k o_{2+k} B_k,   B = g q, M_0 q, M_1 q, M_2 q, M_0 / rms(M_0), M_1 / rms(M_1)
+    E   = e as a matrix (all axes but the last together), its singular values made equal; a vector e is its own E
+    d   = (1 - o_8) e / rms(e) + o_8 E / rms(E)
+    p   <- p - eta sqrt(mean p^2 + v^2) (d / rms(d) + o_9 p / rms(p))
 
-Before meta-training o is constant: relative steps of `rate` along 0.1 B_0 + B_1, an Adam whose steps are normalised
-for each tensor, with a linear schedule.
+Before meta-training o is constant: relative steps of `rate` along the orthogonalised 0.1 B_0 + B_1, a Muon whose steps
+are normalised for each tensor, with a linear schedule. The orthogonalisation is that of Celo2 (`celo2.py`).
 
-Reads the training loss and `num_steps`. Weights: 1,315. State: 4 floats per parameter, 5 per tensor. Fails: where
-tensors that start at zero must not move with the loss (u is a guess), and where `num_steps` is far too small, since
+Reads the training loss and `num_steps`. Weights: 1,451. State: 4 floats per parameter, 5 per tensor. Fails: where
+tensors that start at zero need steps of an unusual size (v is a guess), and where `num_steps` is far too small, since
 steps end with it.
 """
 
@@ -33,7 +37,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from learned_opt import fused, loss_features
 from learned_opt.accumulators import Accumulators
@@ -56,10 +60,12 @@ from learned_opt.loss_features import LossAverages
 from learned_opt.network import EXACT, Layer, PerParameterMLP
 from learned_opt.recurrent import initial_linear, linear
 from learned_opt.rules import base
+from learned_opt.rules.celo2 import orthogonalise
 
 PyTree = Any
 
 DIRECTIONS = 6
+OUTPUTS = 2 + DIRECTIONS + 2
 
 
 class Theta(NamedTuple):
@@ -67,14 +73,16 @@ class Theta(NamedTuple):
 
     schedule: Array
     """s: logarithms of the exponent of the decay, of its floor, and of the share of the warm-up."""
+    zero: Array
+    """z: logarithms of what a tensor at zero counts as, in units of U and of u."""
     direct: Layer
-    """W_0, b_3: inputs -> 2 + 6."""
+    """W_0, b_3: inputs -> 10."""
     own: Layer
     """W_1, b_1: inputs -> hidden."""
     mean: Array
     """W_2: inputs -> hidden."""
     out: Array
-    """W_3: hidden -> 2 + 6."""
+    """W_3: hidden -> 10."""
 
 
 class State(NamedTuple):
@@ -100,7 +108,7 @@ class Own(NamedTuple):
     size: Array
     """RMS of its step, in parameter units."""
     mixture: Array
-    """o_2 … o_7."""
+    """o_2 … o_9."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,7 @@ class Helm:
 
     hidden: int = 16
     """Units of the hidden layer."""
-    rate: float = 0.01
+    rate: float = 0.02
     """RMS of a step before meta-training, as a share of that of the parameters."""
 
     def __post_init__(self) -> None:
@@ -130,14 +138,14 @@ class Helm:
     def init(self, key: Array) -> Theta:
         """Weights before meta-training: those of the hidden layer as `hk.Linear` has them, its outputs at zero."""
         k_own, k_mean = jax.random.split(key)
-        outputs = 2 + DIRECTIONS
-        constant = jnp.array([0.0, math.log(self.rate), 0.1, 1.0, 0.0, 0.0, 0.0, 0.0], jnp.float32)
+        constant = jnp.array([0.0, math.log(self.rate), 0.1, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0], jnp.float32)
         return Theta(
             jnp.log(jnp.array([1.0, 0.001, 0.02], jnp.float32)),
-            Layer(jnp.zeros((INPUTS, outputs)), constant),
+            jnp.log(jnp.array([0.3, 0.1], jnp.float32)),
+            Layer(jnp.zeros((INPUTS, OUTPUTS)), constant),
             initial_linear(k_own, INPUTS, self.hidden),
             initial_linear(k_mean, INPUTS, self.hidden).w,
-            jnp.zeros((self.hidden, outputs)),
+            jnp.zeros((self.hidden, OUTPUTS)),
         )
 
     def transform(
@@ -201,24 +209,49 @@ def steer(theta: Theta, state: State, seen: Seen, params: PyTree, loss: Array, n
     t = state.t.astype(jnp.float32)
     x = t / jnp.maximum(jnp.asarray(num_steps, jnp.float32), 1.0)
     known = jnp.isfinite(loss) & (seen.r > 0)
-    unit = jnp.where(known, jnp.abs(loss) / (n.sum() * jnp.sqrt(jnp.maximum(seen.r, TINY))), UNKNOWN)
+    unit = jnp.where(known, jnp.abs(loss) / (n * jnp.sqrt(jnp.maximum(seen.r, TINY))), UNKNOWN)
     unit = jnp.minimum(state.unit, unit)
-    scale = jnp.where(unit < UNKNOWN, unit, 0.0)
+    floor = at_zero(theta.zero, seen.p, unit, leaves)
     decay = jnp.asarray(AGREEMENT)[None]
     agreement = decay * state.agreement + (1.0 - decay) * seen.agreement[:, None]
     state = state._replace(unit=unit, agreement=agreement)
     memory = Memory(state.drift, agreement, jnp.stack(jax.tree.leaves(state.progress)))
-    f = inputs(seen, memory, scale, state.losses, leaves, state.t, num_steps)
+    f = inputs(seen, memory, floor, state.losses, leaves, state.t, num_steps)
     mean = jnp.mean(jnp.matmul(f, theta.mean, precision=EXACT), axis=0, keepdims=True)
     hidden = jax.nn.relu(linear(theta.own, f) + mean)
     o = linear(theta.direct, f) + jnp.matmul(hidden, theta.out, precision=EXACT)
     drift = state.drift + jnp.clip(o[:, 0], -1.0, 1.0) / ((t + 10.0) * np.float32(math.log(10.0) / 10.0))
-    power, floor, warmup = jnp.exp(theta.schedule)
-    schedule = jnp.maximum(1.0 - x, 1e-6) ** power + floor
+    power, least, warmup = jnp.exp(theta.schedule)
+    schedule = jnp.maximum(1.0 - x, 1e-6) ** power + least
     schedule = schedule * jnp.minimum(1.0, (t + 1.0) / (1.0 + warmup * jnp.asarray(num_steps, jnp.float32)))
     eta = jnp.exp(jnp.clip(drift + o[:, 1], -25.0, 1.0)) * schedule
-    size = eta * jnp.sqrt(seen.p + 1e-4 * scale**2 * (n.sum() / n) + TINY)
+    size = eta * jnp.sqrt(seen.p + floor**2 + TINY)
     return state._replace(drift=drift), Own(size, o[:, 2:])
+
+
+def at_zero(z: Array, p: Array, unit: Array, leaves: list[Any]) -> Float[Array, " tensors"]:
+    """v: what a tensor counts as where it is zero, in its own units; 0 where no gradient has been seen.
+
+    Args:
+      z: see `Theta`.
+      p: mean(p^2) of every tensor.
+      unit: u; a gradient that is only rounding, as of a bias before a batch norm, makes it huge, and U then bounds v.
+      leaves: the parameters.
+    """
+    fan_in = np.array([max(1, jnp.size(x) // max(1, x.shape[-1])) if jnp.ndim(x) else 1 for x in leaves], np.float32)
+    matrix = np.array([jnp.ndim(x) >= 2 for x in leaves])
+    nonzero = p > TINY
+    counted = jnp.where(jnp.any(nonzero & matrix), nonzero & matrix, nonzero)
+    logs = jnp.where(counted, 0.5 * jnp.log(jnp.maximum(p, TINY) * fan_in), 0.0)
+    typical = jnp.exp(z[0] + jnp.sum(logs) / jnp.maximum(jnp.sum(counted), 1)) / np.sqrt(fan_in)
+    v = jnp.exp(z[1]) * jnp.where(unit < UNKNOWN, unit, 0.0)
+    return jnp.where(jnp.any(counted), jnp.minimum(typical, v), v)
+
+
+def _as_matrix(shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """Shape of the matrix that a tensor is read as; None for what has less than two rows or columns."""
+    rows, columns = math.prod(shape[:-1]), shape[-1] if shape else 1
+    return (rows, columns) if min(rows, columns) > 1 else None
 
 
 def _tensor(
@@ -236,7 +269,15 @@ def _tensor(
     o = own.mixture
     # Those of one array together: what multiplies g, M_0, M_1 and M_2.
     factors = (o[0] * q, o[1] * q + o[4] * along[0], o[2] * q + o[5] * along[1], o[3] * q)
-    d = sum(f * x for f, x in zip(factors, (g, *momenta), strict=True))
-    step = -(own.size * inverse(d)) * d
+    e = sum(f * x for f, x in zip(factors, (g, *momenta), strict=True))
+    e = inverse(e) * e
+    if matrix := _as_matrix(e.shape):
+        E = orthogonalise(e.reshape(matrix)).reshape(e.shape)
+        d = (1.0 - o[6]) * e + (o[6] * inverse(E)) * E
+        d = inverse(d) * d
+    else:
+        d = e
+    p = p.astype(jnp.float32)
+    step = -own.size * (d + (o[7] * jax.lax.rsqrt(jnp.mean(p * p) + TINY)) * p)
     progress = 0.9 * progress + 0.1 * jnp.sum(g * step) / (magnitude + TINY)
     return step, (acc, progress)

@@ -1,9 +1,13 @@
-"""Objectives that are properties of the problem: a validation loss in the place of the training loss."""
+"""Objectives that are properties of the problem: a validation loss, or how far the logarithm of the loss has come."""
 
+import math
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from meta_train.problem import InnerState, PyTree, TaskProblem
@@ -52,3 +56,69 @@ class Validated:
         """One minibatch, one update, one evaluation."""
         state, _ = self.problem.step(theta, state, key)
         return state, self.task.evaluate(state.params, state.model_state, "valid")
+
+
+FLOOR = 1e-5
+"""Share of the cap below which a loss counts as reached."""
+LOST = 10.0
+"""A loss counts as at most so many caps."""
+
+
+class Timed(NamedTuple):
+    """State of an inner training run that knows how far it is."""
+
+    inner: InnerState
+    t: Array
+    """Inner steps made, int32."""
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["problem"], meta_fields=[])
+@dataclass(frozen=True)
+class Relative:
+    """Training with a learned optimizer; what counts is the logarithm of the loss, and the end more than the start.
+
+    With the training loss l_t before update t, the task's cap C (so that tasks are alike in scale) and the horizon T:
+
+        (0.2 + 3.2 (t / T)^3) log(min(l_t, 10 C) / C + 1e-5)
+
+    The weights have mean one, and half of them belong to the last fifth of the episode. A loss that is negative, as no
+    loss of this package is, counts as zero.
+    """
+
+    problem: TaskProblem
+
+    @property
+    def task(self) -> Task:
+        """What is trained on."""
+        return self.problem.task
+
+    @property
+    def loss_cap(self) -> float:
+        """See `Problem`: never reached, since every step is bounded."""
+        return 4.0 * math.log(LOST + 1.0)
+
+    @property
+    def min_horizon(self) -> int:
+        """See `Problem`."""
+        return self.problem.min_horizon
+
+    @property
+    def max_horizon(self) -> int:
+        """See `Problem`."""
+        return self.problem.max_horizon
+
+    def horizon(self, key: Key[Array, ""]) -> Int[Array, ""]:
+        """See `Problem`."""
+        return self.problem.horizon(key)
+
+    def reset(self, theta: PyTree, key: Key[Array, ""]) -> Timed:
+        """See `TaskProblem`."""
+        return Timed(self.problem.reset(theta, key), jnp.int32(0))
+
+    def step(self, theta: PyTree, state: Timed, key: Key[Array, ""]) -> tuple[Timed, Float[Array, ""]]:
+        """One minibatch, one update."""
+        inner, loss = self.problem.step(theta, state.inner, key)
+        cap = np.float32(self.task.loss_cap)
+        share = jnp.where(jnp.isfinite(loss), jnp.clip(loss / cap, 0.0, LOST), LOST)
+        x = state.t / jnp.maximum(inner.num_steps, 1)
+        return Timed(inner, state.t + 1), (0.2 + 3.2 * x**3) * jnp.log(share + FLOOR)

@@ -46,17 +46,26 @@ def train(theta, scales, factor=1.0):
 
 
 def test_the_first_step():
-    """t = 0: every direction is g / |g|, so the step has one size in every place."""
+    """t = 0: every direction is sign(g), of a matrix with its singular values made equal, at a known size."""
     params = parameters()
-    value, gradient = jax.value_and_grad(loss)(params)
+    value, gradient = loss(params), jax.grad(loss)(params)
+    gradient["w"] = jax.random.normal(jax.random.key(5), (6, 4))  # a matrix of full rank
     opt = RULE.transform(RULE.init(jax.random.key(3)), num_steps=STEPS)
     steps, _ = opt.update(gradient, opt.init(params), params, value=value)
     schedule = 1.001 / (1 + 0.02 * STEPS)
-    total = sum(p.size for p in jax.tree.leaves(params))
+    typical = np.sqrt(6 * np.mean(params["w"] ** 2))
     for name, p in params.items():
-        unit = float(value) / (total * np.sqrt(np.mean(gradient[name] ** 2)))
-        size = 0.02 * schedule * np.sqrt(np.mean(p**2) + 1e-4 * unit**2 * total / p.size)
-        np.testing.assert_allclose(steps[name], -size * np.sign(gradient[name]), rtol=1e-4)
+        unit = float(value) / (p.size * np.sqrt(np.mean(gradient[name] ** 2)))
+        zero = min(0.3 * typical / np.sqrt(6 if p.ndim == 2 else 1), 0.1 * unit)
+        size = 0.02 * schedule * np.sqrt(np.mean(p**2) + zero**2)
+        if p.ndim == 2:
+            assert np.sqrt(np.mean(steps[name] ** 2)) == pytest.approx(size, rel=1e-4)
+            u, _, vt = np.linalg.svd(np.sign(gradient[name]), full_matrices=False)
+            expected = -size * u @ vt * np.sqrt(p.size / min(p.shape))
+            # The iteration leaves singular values between 0.7 and 1.2.
+            assert np.sum(steps[name] * expected) > 0.95 * np.linalg.norm(steps[name]) * np.linalg.norm(expected)
+        else:
+            np.testing.assert_allclose(steps[name], -size * np.sign(gradient[name]), rtol=1e-4)
 
 
 @pytest.mark.parametrize("theta", [RULE.init(jax.random.key(3)), weights()], ids=["initial", "random"])
