@@ -140,7 +140,8 @@ def inputs(
         memory.drift, jnp.clip(0.2 * log(jnp.abs(memory.progress) * steps + SMALL), -3.0, 3.0),
         jnp.clip(0.1 * (log(zero) - 0.5 * log(seen.p)), -2.0, 2.0),
         *(jnp.asarray((ranks == k).astype(np.float32)) for k in (1, 2, 3)),
-        jnp.asarray(size / 5.0 - 1.0), jnp.asarray(side / 3.0 - 1.0, jnp.float32), tile(math.log(len(leaves)) / 3.0 - 1.0),
+        jnp.asarray(size / 5.0 - 1.0), jnp.asarray(side / 3.0 - 1.0, jnp.float32),
+        tile(math.log(len(leaves)) / 3.0 - 1.0),
         tile(x), tile(x * x), tile(jnp.log(t) / 5.0 - 1.0), tile(jnp.exp(-t / 10.0)), tile(jnp.log(steps) / 5.0 - 1.0),
         *map(tile, loss_features.features(losses, loss_features.half_lives(num_steps))),
     )  # fmt: skip

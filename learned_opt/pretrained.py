@@ -13,6 +13,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,8 +48,35 @@ class Pretrained(NamedTuple):
     """Contents of `card.json`."""
 
     def transform(self, num_steps: int | Int[Array, ""] = 10_000) -> optax.GradientTransformationExtraArgs:
-        """The optimizer for a training run of `num_steps` updates."""
-        return self.rule.transform(self.theta, num_steps=num_steps)
+        """The optimizer for a training run of `num_steps` updates.
+
+        Warns where the run is longer, or the model larger, than any that the weights were meta-trained on, as far as
+        the card tells; a number of steps only if the rule reads it.
+        """
+        opt, card = self.rule.transform(self.theta, num_steps=num_steps), self.card
+        known = isinstance(num_steps, int) and self.rule.name in rules.READ_NUM_STEPS
+        if known and (high := _highest(card["horizons"])) is not None and num_steps > high:
+            _beyond(f"num_steps {num_steps}", f"training runs of up to {high} steps")
+        if (largest := _highest(card["sizes"])) is None:
+            return opt
+
+        def init(params: Any) -> Any:
+            if (size := sum(map(np.size, jax.tree.leaves(params)))) > largest:
+                _beyond(f"{size} parameters", f"models of up to {largest}")
+            return opt.init(params)
+
+        return optax.GradientTransformationExtraArgs(init, opt.update)
+
+
+def _highest(seen: Any) -> int | None:
+    """The upper end of a range of the card, None where it states none."""
+    high = seen.get("high") if isinstance(seen, Mapping) else None
+    return high if isinstance(high, int) else None
+
+
+def _beyond(what: str, seen: str) -> None:
+    # Python shows a warning of one text and place once.
+    warnings.warn(f"{what}: these weights were meta-trained on {seen}; compare with a tuned optimizer", stacklevel=3)
 
 
 def list_pretrained() -> list[str]:

@@ -27,7 +27,8 @@ class RuleConfig:
     settings: dict[str, int | float | str] = field(default_factory=dict)
     """Settings that differ from the architecture's defaults, as pairs: hidden 8 step_mult 0.01."""
     start: str | None = None
-    """Weights to begin with: a release, or the folder of a run, of the same architecture; None: drawn with the seed."""
+    """Weights to begin with: a release, or the folder of a run, of the same architecture; expert: those that imitate a
+    hand-made optimizer, where the architecture has such; None: drawn with the seed."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,18 @@ class HorizonConfig:
     """Shortest, in inner steps."""
     high: int
     """Longest, in inner steps."""
+
+
+@dataclass(frozen=True)
+class FactorConfig:
+    """What multiplies the steps, for a rule that will be used with a learning rate; by default nothing does."""
+
+    low: float = 1.0
+    """Lowest learning rate; it is log-uniform, drawn once an episode."""
+    high: float = 1.0
+    """Highest."""
+    cosine: bool = False
+    """Whether it goes to zero along a cosine over the episode."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +92,7 @@ class EstimatorConfig:
     rank: int | None = None
     """Rank of the noise on matrices of at least 65,536 weights, of es-single, truncated-es and full-es; None: dense."""
     scales: dict[str, float] = field(default_factory=dict)
-    """Factors on sigma, as pairs of a part of a leaf's path and its factor: lstm 0.5."""
+    """Factors on sigma, as pairs of a part of a leaf's path and its factor: lstm 0.5. With 0 a part stays as it is."""
     alpha: float = 0.5
     """Of guided: share of the noise's variance that is spread over all weights."""
     subspace: int = 1
@@ -118,6 +131,7 @@ class MetaTrainConfig:
     steps: int
     """Outer steps of the whole run; the learning rate schedule spans them."""
     rule: RuleConfig = field(default_factory=RuleConfig)
+    factor: FactorConfig = field(default_factory=FactorConfig)
     seed: int = 0
     """All randomness derives from it."""
     checkpoint_every: int = 500
@@ -153,6 +167,9 @@ class MetaTrainConfig:
         )
         _require(self.horizon.high < 2**31, "horizon.high", self.horizon.high, "at most 2147483647")
         _require(self.horizon.high >= low, "horizon.high", self.horizon.high, f"at least horizon.low = {low}")
+        for name in ("factor.low", "factor.high"):
+            _require(0 < values[name] < math.inf, name, values[name], "a finite number above 0")
+        _require(self.factor.low <= self.factor.high, "factor.high", self.factor.high, "at least factor.low")
         _require(0 <= fraction <= 1, "meta_optimizer.final_fraction", fraction, "a number from 0 to 1")
         _require(
             warmup < self.steps,
@@ -173,7 +190,7 @@ def _check_estimator(config: EstimatorConfig) -> None:
     _require(config.subspace >= 1, "estimator.subspace", config.subspace, "at least 1")
     _require(0 <= config.alpha <= 1, "estimator.alpha", config.alpha, "a number from 0 to 1")
     for part, factor in config.scales.items():
-        _require(0 < factor < math.inf, f"estimator.scales.{part}", factor, "a finite factor above 0")
+        _require(0 <= factor < math.inf, f"estimator.scales.{part}", factor, "a finite factor, at least 0")
     _require(config.reference != kind, "estimator.reference", config.reference, "another kind than estimator.kind")
     belongs: dict[str, tuple[bool, tuple[str, ...]]] = {
         "interval": (config.interval is not None, ("gpes", "forward", "guided")),

@@ -4,7 +4,8 @@ g      = mean over tasks of estimate(task, theta)
 theta <- theta + AdamW(clip(g)),   warm-up + cosine; skipped when g is not finite
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import jax
@@ -15,12 +16,14 @@ from jaxtyping import Array, Float, Key
 from learned_opt.errors import InputError
 from learned_opt.pretrained import load_pretrained
 from learned_opt.rules import make_rule
-from learned_opt.rules.base import Rule
+from learned_opt.rules.base import Rule, check_theta
 from meta_train import estimators
 from meta_train import mesh as meshes
 from meta_train.config import MetaOptimizerConfig, MetaTrainConfig
 from meta_train.estimators.objectives import Relative, Validated
+from meta_train.factor import Factor
 from meta_train.horizon import LogUniform
+from meta_train.noise.base import leaf_scales
 from meta_train.problem import TaskProblem, mean_loss
 from tasks.catalogue.entries import Library
 from tasks.mixture import draw
@@ -106,14 +109,19 @@ class Experiment:
 
         Raises:
           WeightsError: those to start from are not there, or damaged.
-          InputError: they are of another architecture.
+          InputError: they are of another architecture, or it has no expert.
         """
         start = self.config.rule.start
         if start is None:
             return self.rule.init(self._key(THETA))
+        if start == "expert":
+            if not hasattr(self.rule, "expert"):
+                raise InputError(f"rule.start expert: {self.rule.name} imitates none; leave it out, or name weights")
+            return cast(Any, self.rule).expert(self._key(THETA))
         found = load_pretrained(start)
-        if found.rule != self.rule:
+        if type(found.rule) is not type(self.rule):
             raise InputError(f"rule.start {start}: weights of {found.rule}, expected those of {self.rule}")
+        check_theta(self.rule, found.theta)
         return found.theta
 
     def init(self) -> State:
@@ -171,6 +179,7 @@ class Experiment:
 
     def _apply(self, state: State, found: meshes.Estimate) -> tuple[State, dict[str, Array]]:
         gradient, states, metrics, _ = found
+        gradient = jax.tree.map(lambda g, m: g if m else jnp.zeros_like(g), gradient, self._moves(gradient))
         updates, opt_state = self._meta_optimizer().update(gradient, state.opt_state, state.theta)
         opt_state = cast(optax.ApplyIfFiniteState, opt_state)
         theta = optax.apply_updates(state.theta, updates)
@@ -201,7 +210,12 @@ class Experiment:
         return meshes.Estimate(gradient, states, means, jax.tree.map(lambda x: jnp.sum(x, axis=0), stop))
 
     def _meta_optimizer(self) -> optax.GradientTransformation:
-        return meta_optimizer(self.config.meta_optimizer, self.config.steps)
+        return meta_optimizer(self.config.meta_optimizer, self.config.steps, self._moves)
+
+    def _moves(self, theta: PyTree) -> PyTree:
+        """Whether a leaf of theta is sought; those of scale 0 stay as they are."""
+        scales = leaf_scales(theta, tuple(self.config.estimator.scales.items()))
+        return jax.tree.unflatten(jax.tree.structure(theta), [scale > 0 for scale in scales])
 
     def _key(self, stream: int) -> Array:
         return jax.random.fold_in(jax.random.key(self.config.seed), stream)
@@ -218,7 +232,8 @@ def build(config: MetaTrainConfig) -> Experiment:
     key = jax.random.fold_in(jax.random.key(config.seed), TASKS)
     library = Library(seed=config.seed)
     tasks = draw(family(config.tasks.family, library=library), key, config.tasks.samples)
-    problems: Problems = tuple(TaskProblem(task, rule, horizon) for task in tasks)
+    factor = Factor(**asdict(config.factor))
+    problems: Problems = tuple(TaskProblem(task, rule, horizon, factor) for task in tasks)
     wrapped = {"validation": Validated, "relative": Relative}.get(config.estimator.objective)
     if wrapped is not None:
         problems = tuple(wrapped(problem) for problem in problems)
@@ -226,9 +241,17 @@ def build(config: MetaTrainConfig) -> Experiment:
     return Experiment(config, rule, estimator, problems, tuple(library.streams))
 
 
-def meta_optimizer(config: MetaOptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """AdamW after clipping to a global norm; a gradient that is not finite changes nothing and is counted."""
-    adamw = optax.adamw(schedule(config, steps), weight_decay=config.weight_decay)
+def meta_optimizer(
+    config: MetaOptimizerConfig, steps: int, decays: Callable[[PyTree], PyTree] | None = None
+) -> optax.GradientTransformation:
+    """AdamW after clipping to a global norm; a gradient that is not finite changes nothing and is counted.
+
+    Args:
+      config: its settings.
+      steps: outer steps of the whole run.
+      decays: from theta to a tree of bool, where weight decay applies; everywhere by default.
+    """
+    adamw = optax.adamw(schedule(config, steps), weight_decay=config.weight_decay, mask=decays)
     clipped = optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
     never = int(jnp.iinfo(jnp.int32).max)
     return optax.apply_if_finite(clipped, max_consecutive_errors=never)

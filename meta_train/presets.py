@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from meta_train.config import (
     EstimatorConfig,
+    FactorConfig,
     HorizonConfig,
     MetaOptimizerConfig,
     MetaTrainConfig,
@@ -19,6 +20,29 @@ class Preset:
     description: str
     """One line: what it does, measured cost, measured result."""
     config: MetaTrainConfig
+
+
+def _celo(
+    rule: str,
+    settings: dict[str, int | float | str],
+    *,
+    learning_rate: float,
+    start: str | None = None,
+    frozen: dict[str, float] | None = None,
+) -> MetaTrainConfig:
+    """What Celo, its baselines and Celo2 were meta-trained with (arXiv:2501.12670, arXiv:2602.19142), see docs."""
+    return MetaTrainConfig(
+        tasks=TasksConfig(family="celo-four", samples=4),
+        horizon=HorizonConfig(low=100, high=2000),
+        estimator=EstimatorConfig(kind="pes", pairs=8, window=50, sigma=0.01, scales=frozen or {}),
+        # A constant rate, and no clipping.
+        meta_optimizer=MetaOptimizerConfig(
+            learning_rate=learning_rate, warmup_steps=0, final_fraction=1.0, clip_norm=1e9, weight_decay=1e-4
+        ),
+        steps=100_000,
+        rule=RuleConfig(rule, settings, start),
+        checkpoint_every=1000,
+    )
 
 
 PRESETS: dict[str, Preset] = {
@@ -59,6 +83,40 @@ PRESETS: dict[str, Preset] = {
             metrics_every=10,
             scored_episodes=4,
         ),
+    ),
+    "celo2-wide": Preset(
+        description="the composable release's architecture: Celo2 from an expert's direction, under a cosine and rates "
+        "from 0.001 to 0.03, on 12 augmented tasks of eleven families, 100 to 1,000 steps",
+        config=MetaTrainConfig(
+            tasks=TasksConfig(family="wide", samples=12),
+            horizon=HorizonConfig(low=100, high=1000),
+            estimator=EstimatorConfig(
+                kind="es-single", pairs=4, window=50, sigma=0.02, objective="relative", shaping="standardised"
+            ),
+            meta_optimizer=MetaOptimizerConfig(learning_rate=1e-3, warmup_steps=20),
+            steps=600,
+            rule=RuleConfig(name="celo2", settings={"step_mult": 1.0, "adam_mult": 1.0}, start="expert"),
+            factor=FactorConfig(low=1e-3, high=3e-2, cosine=True),
+            checkpoint_every=100,
+            metrics_every=10,
+            scored_episodes=4,
+        ),
+    ),
+    "celo-phase1": Preset(
+        description="Celo's recipe, its first phase: the network alone, PES on four 8x8 tasks over 100 to 2,000 steps",
+        config=_celo("celo", {"phase": 1}, learning_rate=3e-4),
+    ),
+    "celo": Preset(
+        description="Celo's recipe, its second phase: the scheduler alone; --rule.start names the run of celo-phase1",
+        config=_celo("celo", {}, learning_rate=3e-4, start="runs/celo-phase1", frozen={"bank": 0.0, "controls": 0.0}),
+    ),
+    "celo2-base": Preset(
+        description="Celo2-base's recipe: PES on the same tasks and steps",
+        config=_celo("celo2_base", {}, learning_rate=1e-4),
+    ),
+    "small_fc": Preset(
+        description="small_fc by the recipe of Celo's baselines: PES on the same tasks and steps",
+        config=_celo("small_fc", {}, learning_rate=1e-4),
     ),
     "debug": Preset(
         description="every part of quickstart at its smallest: seconds, and weights of no use",

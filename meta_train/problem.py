@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from learned_opt.rules.base import Rule
+from meta_train.factor import Factor
 from meta_train.horizon import LogUniform
 from tasks.task import Task
 
@@ -64,9 +65,13 @@ class InnerState(NamedTuple):
     """State of the learned optimizer."""
     num_steps: Array
     """Horizon T handed to the learned optimizer, int32."""
+    t: Array
+    """Updates made, int32."""
+    rate: Array | tuple[()]
+    """eta of `Factor`; () where it changes nothing."""
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["task"], meta_fields=["rule", "horizon_range"])
+@partial(jax.tree_util.register_dataclass, data_fields=["task"], meta_fields=["rule", "horizon_range", "factor"])
 @dataclass(frozen=True)
 class TaskProblem:
     """Training on a task with a learned optimizer; the loss of a step is the training loss *before* its update."""
@@ -74,6 +79,7 @@ class TaskProblem:
     task: Task
     rule: Rule = field(metadata={"static": True})
     horizon_range: LogUniform = field(metadata={"static": True})
+    factor: Factor = field(default=Factor(), metadata={"static": True})
 
     @property
     def loss_cap(self) -> float:
@@ -99,17 +105,20 @@ class TaskProblem:
         params, model_state = self.task.init(jax.random.fold_in(key, 1))
         num_steps = self.horizon(key)
         opt = self.rule.transform(theta, num_steps=num_steps)
-        return InnerState(params, model_state, opt.init(params), num_steps)
+        rate = () if self.factor.one else self.factor.rate(jax.random.fold_in(key, 2))
+        return InnerState(params, model_state, opt.init(params), num_steps, jnp.int32(0), rate)
 
     def step(self, theta: PyTree, state: InnerState, key: Key[Array, ""]) -> tuple[InnerState, Float[Array, ""]]:
         """One minibatch, one update."""
-        params, model_state, opt_state, num_steps = state
+        params, model_state, opt_state, num_steps, t, rate = state
         batch = self.task.batch(jax.random.fold_in(key, 0))
         loss_and_grad = jax.value_and_grad(self.task.loss, has_aux=True)
         (loss, model_state), grads = loss_and_grad(params, model_state, batch, jax.random.fold_in(key, 1))
         opt = self.rule.transform(theta, num_steps=num_steps)
         updates, opt_state = opt.update(grads, opt_state, params, value=loss)
-        return InnerState(optax.apply_updates(params, updates), model_state, opt_state, num_steps), loss
+        if not isinstance(rate, tuple):
+            updates = optax.tree.scale(self.factor(rate, t, num_steps), updates)
+        return InnerState(optax.apply_updates(params, updates), model_state, opt_state, num_steps, t + 1, rate), loss
 
 
 STEPS = 0x73746570

@@ -27,6 +27,9 @@ RULES = {
 }
 """Name of a rule -> module and class."""
 
+READ_NUM_STEPS = frozenset({"celo", "celo_adam", "helm", "velo"})
+"""Rules that need to know how long training will be."""
+
 
 def rule_names() -> list[str]:
     """Names of all rules."""

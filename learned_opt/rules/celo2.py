@@ -75,6 +75,10 @@ class Celo2:
         """Weights before meta-training: truncated normal of standard deviation 1/sqrt(inputs), zero biases."""
         return Theta(initial_mlp(key, (features.width(FEATURES), *(self.hidden,) * self.hidden_layers, 3)))
 
+    def expert(self, key: Array) -> Theta:
+        """Weights that imitate an expert before meta-training, see `celo2_base.expert`."""
+        return celo2_base.expert(self.init(key))
+
     def transform(
         self,
         theta: Theta,

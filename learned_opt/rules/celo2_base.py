@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, Int
 
 from learned_opt import features, fused
 from learned_opt.accumulators import Accumulators, Decays
+from learned_opt.errors import InputError
 from learned_opt.network import Layer, PerParameterMLP
 from learned_opt.recurrent import initial_mlp
 from learned_opt.rules import base
@@ -35,6 +36,8 @@ FEATURES = features.per_parameter(1e-8)
 VECTOR_FEATURES = FEATURES[: features.VECTOR]
 DECAYS = Decays(m=(0.9, 0.99, 0.999), r=(0.95,), factored=(0.9, 0.99, 0.999))
 CLIP = 1000.0
+_OVER_RMS, _GRADIENT_OVER_RMS = 7, 14
+"""Channels of the momentum of decay 0.9, and of the gradient, over the root of the mean square."""
 EPS = 1e-9
 
 
@@ -79,6 +82,10 @@ class Celo2Base:
         """Weights before meta-training: truncated normal of standard deviation 1/sqrt(inputs), zero biases."""
         return Theta(initial_mlp(key, (features.width(FEATURES), *(self.hidden,) * self.hidden_layers, 3)))
 
+    def expert(self, key: Array) -> Theta:
+        """Weights that imitate an expert before meta-training, see `expert`."""
+        return expert(self.init(key))
+
     def transform(
         self,
         theta: Theta,
@@ -116,6 +123,27 @@ class Celo2Base:
     ) -> tuple[Array, Accumulators]:
         direction, acc = network_direction(network, layers, g, p, acc)
         return -self.step_mult * unit_rms(direction), acc
+
+
+def expert(theta: Theta) -> Theta:
+    """`theta`, changed so that o_0 is a normalised Adam with Nesterov's momentum: f = m_0 / rms + 0.3 g / rms.
+
+    f and -f pass the ReLUs through the first two units of every hidden layer; the output reads no other units. So the
+    rule starts as what is known to work, and the other units are there to improve on it.
+
+    Raises:
+      InputError: hidden layers of one unit.
+    """
+    *hidden, last = theta.layers
+    if any(layer.b.size < 2 for layer in hidden):
+        raise InputError("setting hidden is 1: an expert's direction passes through two units, expected at least 2")
+    read = jnp.zeros((features.width(FEATURES),)).at[_OVER_RMS].set(1.0).at[_GRADIENT_OVER_RMS].set(0.3)
+    signs, layers = jnp.array([1.0, -1.0]), []
+    for i, layer in enumerate(hidden):
+        pair = read[:, None] * signs[None] if i == 0 else jnp.eye(layer.w.shape[0], 2)
+        layers.append(Layer(layer.w.at[:, :2].set(pair), layer.b.at[:2].set(0.0)))
+    out = jnp.zeros_like(last.w).at[:, 0].set(read) if not hidden else jnp.zeros_like(last.w).at[:2, 0].set(signs)
+    return Theta((*layers, Layer(out, jnp.zeros_like(last.b))))
 
 
 def init(params: PyTree, dtype: Any) -> State:

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -64,14 +63,6 @@ LOST = 10.0
 """A loss counts as at most so many caps."""
 
 
-class Timed(NamedTuple):
-    """State of an inner training run that knows how far it is."""
-
-    inner: InnerState
-    t: Array
-    """Inner steps made, int32."""
-
-
 @partial(jax.tree_util.register_dataclass, data_fields=["problem"], meta_fields=[])
 @dataclass(frozen=True)
 class Relative:
@@ -111,14 +102,14 @@ class Relative:
         """See `Problem`."""
         return self.problem.horizon(key)
 
-    def reset(self, theta: PyTree, key: Key[Array, ""]) -> Timed:
+    def reset(self, theta: PyTree, key: Key[Array, ""]) -> InnerState:
         """See `TaskProblem`."""
-        return Timed(self.problem.reset(theta, key), jnp.int32(0))
+        return self.problem.reset(theta, key)
 
-    def step(self, theta: PyTree, state: Timed, key: Key[Array, ""]) -> tuple[Timed, Float[Array, ""]]:
+    def step(self, theta: PyTree, state: InnerState, key: Key[Array, ""]) -> tuple[InnerState, Float[Array, ""]]:
         """One minibatch, one update."""
-        inner, loss = self.problem.step(theta, state.inner, key)
+        x = state.t / jnp.maximum(state.num_steps, 1)
+        state, loss = self.problem.step(theta, state, key)
         cap = np.float32(self.task.loss_cap)
         share = jnp.where(jnp.isfinite(loss), jnp.clip(loss / cap, 0.0, LOST), LOST)
-        x = state.t / jnp.maximum(inner.num_steps, 1)
-        return Timed(inner, state.t + 1), (0.2 + 3.2 * x**3) * jnp.log(share + FLOOR)
+        return state, (0.2 + 3.2 * x**3) * jnp.log(share + FLOOR)

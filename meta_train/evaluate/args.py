@@ -26,7 +26,7 @@ class EvaluateArgs:
     """Seed that all of them derive from."""
     trials: int = 7
     """Tuning budget of each baseline: 1, 7 learning rates, 42 with schedules and weight decays, or any number
-    between; a learned optimizer gets one trial."""
+    between; a learned optimizer gets one trial, unless +tuned ends its name."""
     jobs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Optimizers trained at a time; by default the CPU cores, at most 8, and 1 on accelerators."""
     rerun_baselines: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False

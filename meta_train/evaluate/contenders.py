@@ -27,11 +27,12 @@ class Contender:
     name: str
     """As given by the user."""
     kind: Literal["learned", "baseline"]
-    """Learned contenders have one trial; baselines are tuned, and are what others are compared with."""
+    """Baselines are what others are compared with."""
     make: Callable[[PyTree, Mapping[str, Any], int], optax.GradientTransformation]
     """(theta, settings of one trial, steps) -> transform; theta and the settings may be traced."""
     trials: tuple[dict[str, float], ...]
-    """Settings of each trial, all with the same keys (none for a learned one); the first n are the budget n."""
+    """Settings of each trial, all with the same keys; the first n are the budget n. A learned optimizer that is not
+    tuned has one, without settings."""
     theta: PyTree = None
     """Weights of a learned optimizer."""
     evaluation_params: Callable[[PyTree, PyTree], PyTree] = baselines.trained_params
@@ -102,8 +103,28 @@ def learned(name: str, rule: Any, theta: PyTree, card: Mapping[str, Any] | None 
     )
 
 
+TUNED = "+tuned"
+"""Ends the name of a learned direction that gets rates, schedules and weight decays as the baselines do."""
+CENTRE, DECAYS = 1e-2, (0.0, 0.1)
+"""Of a tuned direction: those of `adam`."""
+
+
+def tuned(name: str, rule: Any, theta: PyTree, card: Mapping[str, Any] | None, trials: int) -> Contender:
+    """A learned direction with the first `trials` trials of rate, schedule and weight decay."""
+
+    def make(theta: PyTree, settings: Mapping[str, Any], steps: int) -> optax.GradientTransformation:
+        rate = budget.scheduled(settings["learning_rate"], settings["schedule"], steps)
+        opt = rule.transform(theta, num_steps=steps)
+        decay = settings["weight_decay"]
+        return learned_opt.chain(opt, learning_rate=rate, weight_decay=decay, mask=baselines.matrices)
+
+    return Contender(name, "learned", make, budget.trials(CENTRE, DECAYS, trials), theta, card=card or {})
+
+
 def resolve(name: str, *, trials: int) -> Contender:
     """The contender that a name stands for: a baseline, else a directory of weights, else a pretrained name.
+
+    With "+tuned" after it, a learned direction is tuned as a baseline is.
 
     Raises:
       InputError: there is no such thing; the message has the nearest names.
@@ -112,8 +133,11 @@ def resolve(name: str, *, trials: int) -> Contender:
     if name in baselines.TABLE:
         return baseline(name, trials)
     released = learned_opt.list_pretrained()
-    if Path(name).is_dir() or name in released:
-        loaded = learned_opt.load_pretrained(name)
+    weights = name.removesuffix(TUNED)
+    if Path(weights).is_dir() or weights in released:
+        loaded = learned_opt.load_pretrained(weights)
+        if weights != name:
+            return tuned(name, loaded.rule, loaded.theta, loaded.card, trials)
         return learned(name, loaded.rule, loaded.theta, loaded.card)
     near = difflib.get_close_matches(name, [*baselines.TABLE, *released], n=3)
     hint = f"did you mean {' or '.join(near)}? " if near else ""

@@ -13,7 +13,8 @@ from learned_opt.errors import InputError
 Theta = Any
 Draw = Any
 Scales = tuple[tuple[str, float], ...]
-"""Factors on sigma: (part of a leaf's path, factor); the first that matches counts, 1 where none does."""
+"""Factors on sigma: (part of a leaf's path, factor); the first that matches counts, 1 where none does. 0 freezes a
+leaf: it has no noise and no gradient."""
 
 
 @runtime_checkable
@@ -46,14 +47,14 @@ def leaf_scales(theta: Theta, scales: Scales) -> list[float]:
     """Factor on sigma of every leaf of theta.
 
     Raises:
-      InputError: a part that no leaf's path contains, or a factor that is not a finite number above 0.
+      InputError: a part that no leaf's path contains, or a factor that is not a finite number of at least 0.
     """
     paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(theta)]
     for part, factor in scales:
         if not any(part in path for path in paths):
             raise InputError(f"noise scale {part!r} {factor}: no leaf of theta has it in its path: {', '.join(paths)}")
-        if not 0 < factor < math.inf:
-            raise InputError(f"noise scale {part!r} {factor}: expected a finite factor above 0")
+        if not 0 <= factor < math.inf:
+            raise InputError(f"noise scale {part!r} {factor}: expected a finite factor, at least 0")
     return [next((factor for part, factor in scales if part in path), 1.0) for path in paths]
 
 
@@ -62,6 +63,17 @@ def flat_scales(theta: Theta, scales: Scales) -> Float[Array, " P"]:
     factors = leaf_scales(theta, scales)
     full = [jnp.full(x.shape, s, x.dtype) for x, s in zip(jax.tree.leaves(theta), factors, strict=True)]
     return ravel_pytree(jax.tree.unflatten(jax.tree.structure(theta), full))[0]
+
+
+def inverse(factor: float) -> float:
+    """One over a factor; 0 for a leaf that is frozen."""
+    return 1.0 / factor if factor else 0.0
+
+
+def inverse_scales(theta: Theta, scales: Scales) -> Float[Array, " P"]:
+    """One over the factor of every weight; 0 where it is frozen."""
+    factors = flat_scales(theta, scales)
+    return jnp.where(factors > 0, 1.0 / jnp.where(factors > 0, factors, 1.0), 0.0)
 
 
 def ravel(theta: Theta) -> tuple[Float[Array, " P"], Any]:

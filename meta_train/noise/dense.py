@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from meta_train.noise.base import Scales, Theta, flat_scales, ravel
+from meta_train.noise.base import Scales, Theta, flat_scales, inverse_scales, ravel
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Dense:
         """See `Noise.combine`: with a scaled leaf, 1/(sigma s)^2 eps = 1/sigma^2 draw / s."""
         _, unravel = ravel(theta)
         total = jnp.tensordot(weights, draws, axes=weights.ndim, precision=jax.lax.Precision.HIGHEST)
-        return unravel(total / flat_scales(theta, self.scales) if self.scales else total)
+        return unravel(total * inverse_scales(theta, self.scales) if self.scales else total)
 
     def squares(
         self, theta: Theta, weights: Float[Array, "N slots"], draws: Float[Array, "N slots P"]
     ) -> Float[Array, " N"]:
         """See `Noise.squares`."""
         each = jnp.einsum("ns,nsp->np", weights, draws, precision=jax.lax.Precision.HIGHEST)
-        return jnp.sum(jnp.square(each / flat_scales(theta, self.scales)[None] if self.scales else each), axis=1)
+        return jnp.sum(jnp.square(each * inverse_scales(theta, self.scales)[None] if self.scales else each), axis=1)

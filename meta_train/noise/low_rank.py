@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from learned_opt.low_rank import PlusLowRank
-from meta_train.noise.base import Scales, Theta, leaf_scales
+from meta_train.noise.base import Scales, Theta, inverse, leaf_scales
 
 EXACT = jax.lax.Precision.HIGHEST
 
@@ -92,11 +92,11 @@ class LowRank:
 
         def one(w: Array, flat: Array | None, s: float) -> Array:
             if flat is not None:
-                return (flat / s).astype(w.dtype)
+                return (flat * inverse(s)).astype(w.dtype)
             b, a = next(factors)
             columns = lambda x: jnp.moveaxis(x, -2, 0).reshape(x.shape[-2], -1)  # [m, draws * r]
             weighted = weights[..., None, None] * b
-            return (jnp.matmul(columns(weighted), columns(a).T, precision=EXACT) / s).astype(w.dtype)
+            return (jnp.matmul(columns(weighted), columns(a).T, precision=EXACT) * inverse(s)).astype(w.dtype)
 
         return self._rebuild(theta, total, one)
 
@@ -108,10 +108,10 @@ class LowRank:
 
         def one(w: Array, flat: Array | None, s: float) -> Array:
             if flat is not None:
-                return jnp.sum(jnp.square(flat / s), axis=tuple(range(1, flat.ndim)))
+                return jnp.sum(jnp.square(flat * inverse(s)), axis=tuple(range(1, flat.ndim)))
             b, a = next(factors)
             gram = lambda x: jnp.einsum("nsir,nuiq->nsurq", x, x, precision=EXACT)
-            return jnp.einsum("ns,nu,nsurq->n", weights, weights, gram(b) * gram(a)) / s**2
+            return jnp.einsum("ns,nu,nsurq->n", weights, weights, gram(b) * gram(a)) * inverse(s) ** 2
 
         return total + sum(jax.tree.leaves(self._rebuild(theta, each, one)))
 

@@ -7,7 +7,6 @@ are small: a step of training costs a few MFLOP, so that whole tuning budgets ar
 
 import math
 
-
 from tasks.catalogue.entries import Catalogue, SuiteEntry, named
 from tasks.catalogue.makers import Make, equation, function, graphs, on, quadratic, text
 from tasks.families.autoencoder import Autoencoder, half_loss

@@ -35,8 +35,8 @@ _MAKERS: dict[str, tuple[str, Make]] = {
         on("gratings", lambda s: ImageConv((8,) * 5, 3, "layer", "relu", s.classes), 16),
     ),
     "digits_resnet_deep9": (
-        "8x8 digits, residual net of 9 blocks of 4 channels, layer norm, batch 8",
-        on("sklearn_digits", lambda s: ResNet((4,), (9,), 2, "layer", "relu", s.classes), 8),
+        "8x8 digits, residual net of 9 blocks of 4 channels, batch norm, batch 16",
+        on("sklearn_digits", lambda s: ResNet((4,), (9,), 2, "batch", "relu", s.classes), 16),
     ),
     "gratings_autoencoder_deep5": (
         "gratings, autoencoder 48-24-12-24-48, tanh, batch 32",

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rule_table
 import safetensors.numpy
 
 import learned_opt
@@ -149,3 +150,21 @@ def test_weights_are_plain_named_tensors(saved: Path) -> None:
     tensors = safetensors.numpy.load_file(saved / "weights.safetensors")
     assert tensors["layers/0/w"].shape == (39, 5)
     assert set(tensors) >= {"momentum_decays", "rms_decays", "factored_decays", "layers/2/b"}
+
+
+def test_warns_beyond_what_the_weights_have_seen(tmp_path):
+    """Of steps only where the rule reads them, and never where the card states no range."""
+    rule, ranges = learned_opt.Helm(hidden=2), {"horizons": {"low": 5, "high": 100}, "sizes": {"low": 1, "high": 12}}
+    card = dict.fromkeys(pretrained.CARD_FIELDS, "")
+    pretrained.save_pretrained(tmp_path / "known", rule, rule.init(jax.random.key(0)), card | ranges)
+    pretrained.save_pretrained(tmp_path / "unknown", rule, rule.init(jax.random.key(0)), card)
+    pretrained.save_pretrained(tmp_path / "blind", RULE, RULE.init(jax.random.key(0)), card | ranges)
+    params = lambda n: {"w": jnp.zeros((n,))}
+    learned_opt.from_pretrained(tmp_path / "known", 100).init(params(12))
+    learned_opt.from_pretrained(tmp_path / "unknown", 10_000).init(params(13))
+    assert rule_table.READS_STEPS == pretrained.rules.READ_NUM_STEPS
+    blind = learned_opt.from_pretrained(tmp_path / "blind", 10_000)
+    with pytest.warns(UserWarning, match="num_steps 101: .* of up to 100 steps"):
+        learned_opt.from_pretrained(tmp_path / "known", 101)
+    with pytest.warns(UserWarning, match="13 parameters: .* models of up to 12"):
+        blind.init(params(13))

@@ -9,8 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import learned_opt
+from learned_opt.errors import InputError
+from learned_opt.pretrained import CARD_FIELDS, save_pretrained
 from meta_train import outer, trainer
-from meta_train.config import MetaTrainConfig
+from meta_train.config import MetaTrainConfig, RuleConfig
 from meta_train.errors import RunFailed
 from meta_train.outer import Experiment
 from meta_train.presets import PRESETS
@@ -117,3 +120,36 @@ def test_run_ends_when_theta_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(outer, "build", lambda config: made)
     with pytest.raises(RunFailed, match="theta is not finite; no checkpoint yet"):
         trainer.meta_train(CONFIG, tmp_path)
+
+
+def test_weights_to_start_from(tmp_path: Path) -> None:
+    """Those of a folder, before the first step; other architectures and folders without weights are refused."""
+    config = dataclasses.replace(CONFIG, rule=RuleConfig("small_fc", {"hidden": 8}, start=str(tmp_path)))
+    rule = learned_opt.SmallFC(hidden=8)
+    with pytest.raises(InputError, match=r"holds no card\.json"):
+        outer.build(config).initial_theta()
+    theta = rule.init(jax.random.key(123))
+    save_pretrained(tmp_path, rule, theta, dict.fromkeys(CARD_FIELDS, ""))
+    started = outer.build(config).init()
+    jax.tree.map(np.testing.assert_array_equal, started.theta, theta)
+    with pytest.raises(InputError, match=r"rule.start .*: weights of SmallFC\(hidden=8.*expected those of Celo2"):
+        outer.build(dataclasses.replace(config, rule=RuleConfig("celo2", start=str(tmp_path)))).initial_theta()
+    with pytest.raises(InputError, match=r"rule.start expert: small_fc imitates none"):
+        outer.build(dataclasses.replace(CONFIG, rule=RuleConfig(start="expert"))).initial_theta()
+    with pytest.raises(InputError, match=r"theta"):  # of other settings
+        outer.build(dataclasses.replace(config, rule=RuleConfig(start=str(tmp_path)))).initial_theta()
+
+
+def test_parts_of_scale_zero_stay_as_they_are(tmp_path: Path) -> None:
+    """Neither the gradient nor weight decay moves them; all others move."""
+    estimator = dataclasses.replace(CONFIG.estimator, scales={"layers/0/w": 0.0})
+    decayed = dataclasses.replace(CONFIG.meta_optimizer, weight_decay=0.5)
+    config = dataclasses.replace(CONFIG, estimator=estimator, meta_optimizer=decayed, steps=5)
+    made = outer.build(config)
+    before, step = made.init(), jax.jit(made.step)
+    after = before
+    for _ in range(3):
+        after, _ = step(after, made.problems)
+    moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), before.theta, after.theta)
+    names = {jax.tree_util.keystr(path, simple=True, separator="/"): m for path, m in jax.tree.leaves_with_path(moved)}
+    assert [name for name, m in names.items() if not m] == ["layers/0/w"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tasks import data, suites
-from tasks.catalogue import velo
+from tasks.catalogue import held_out, velo
 from tasks.catalogue.entries import Library
 from tasks.errors import InputError
 from tasks.provenance import Provenance, of_family, of_task, of_training, outside, shared, union
@@ -63,6 +63,17 @@ def test_data_beyond_training_are_of_held_out_too(suite, training):
 def test_the_mini_suite_is_part_of_held_out():
     names = [task.name for task in suites.suite("held-out-mini")]
     assert len(names) == 8 and set(names) < {task.name for task in suites.suite("held-out")}
+
+
+def test_validation_is_neither_training_nor_held_out():
+    """No data in common with what is judged on; models that `wide` cannot draw."""
+    judged = {task.name for task in suites.suite("held-out")}
+    chosen, wide = suites.suite("validation"), of_family(suites.family("wide"))
+    assert len(chosen) == 15 and not {task.name for task in chosen} & judged
+    for task in chosen:
+        provenance = of_task(task)
+        assert not provenance.data & held_out.DATA
+        assert outside(provenance._replace(data=frozenset()), wide), task.name
 
 
 def test_the_rule_refuses_what_training_has():
