@@ -25,6 +25,8 @@ DECAYS = Decays(m=(0.9, 0.99, 0.999), r=(0.99,))
 AGREEMENT = np.array((0.9, 0.98), np.float32)
 """Decays of the averages of A."""
 INPUTS = 21 + loss_features.WIDTH
+RANK = {1: 10, 2: 11, 3: 12}
+"""Places among the inputs that tell vectors and scalars, matrices, and tensors of more axes apart."""
 FLOOR = 1e-10
 """Share of mean(R) that is added to R."""
 TINY = 1e-24
@@ -139,7 +141,7 @@ def inputs(
         0.25 * (log(seen.g) - log(seen.r)),
         memory.drift, jnp.clip(0.2 * log(jnp.abs(memory.progress) * steps + SMALL), -3.0, 3.0),
         jnp.clip(0.1 * (log(zero) - 0.5 * log(seen.p)), -2.0, 2.0),
-        *(jnp.asarray((ranks == k).astype(np.float32)) for k in (1, 2, 3)),
+        *(jnp.asarray((ranks == k).astype(np.float32)) for k in RANK),
         jnp.asarray(size / 5.0 - 1.0), jnp.asarray(side / 3.0 - 1.0, jnp.float32),
         tile(math.log(len(leaves)) / 3.0 - 1.0),
         tile(x), tile(x * x), tile(jnp.log(t) / 5.0 - 1.0), tile(jnp.exp(-t / 10.0)), tile(jnp.log(steps) / 5.0 - 1.0),

@@ -1,0 +1,153 @@
+"""What the settings of meta-training are worth, at equal cost: one training run of small_fc for each line.
+
+    python benchmarks/meta_training_study.py --out study.jsonl [--seeds 3] [--figure study.png]
+
+Every run spends the same inner steps, `COST`, whatever its window and pairs. It is scored by its meta-loss on 16 fixed
+episodes of what it was trained on, and by the same on tasks of the same kind that it never saw: perceptrons of
+`digits-mlp-wide` drawn with another seed, once for the training horizon and once for five times that. Smaller is
+better: mean training loss per inner step. Runs that the file already holds are not made again.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from learned_opt import pretrained
+from meta_train import trainer
+from meta_train.config import (
+    EstimatorConfig,
+    HorizonConfig,
+    MetaOptimizerConfig,
+    MetaTrainConfig,
+    RuleConfig,
+    TasksConfig,
+)
+from meta_train.horizon import LogUniform
+from meta_train.problem import TaskProblem, mean_loss
+from meta_train.progress import Reporter
+from tasks.catalogue.entries import Library
+from tasks.mixture import draw
+from tasks.suites import family
+
+COST = 400_000
+"""Inner steps of a run, all particles counted."""
+UNSEEN = 4
+"""Tasks that no run sees."""
+
+ONE, MANY = TasksConfig("digits-mlp"), TasksConfig("digits-mlp-wide", samples=4)
+SHORT, MIXED, LONG = HorizonConfig(200, 200), HorizonConfig(20, 200), HorizonConfig(20, 1000)
+BASE: dict[str, Any] = {"kind": "es-single", "pairs": 8, "window": 20, "sigma": 0.01}
+
+
+def variants() -> Iterator[tuple[str, str, TasksConfig, HorizonConfig, dict[str, Any], dict[str, Any]]]:
+    """Panel, name, tasks, horizon, changes to the estimator, changes to the rule."""
+    for where, tasks in (("one task", ONE), ("mixture", MANY)):
+        for kind in ("es-single", "pes", "truncated-es"):
+            yield f"estimator, {where}", kind, tasks, MIXED, {"kind": kind}, {}
+    for window in (5, 20, 80):
+        yield "window", str(window), ONE, MIXED, {"window": window}, {}
+    for pairs in (2, 8, 32):
+        yield "pairs", str(pairs), ONE, MIXED, {"pairs": pairs}, {}
+    for sigma in (0.001, 0.003, 0.01, 0.03):
+        yield "noise scale", str(sigma), ONE, MIXED, {"sigma": sigma}, {}
+    for shaping in ("none", "sign", "standardised"):
+        yield "shaping, mixture", shaping, MANY, MIXED, {"shaping": shaping}, {}
+    for name, horizon in (("200", SHORT), ("20 to 200", MIXED), ("20 to 1000", LONG)):
+        yield "horizon", name, MANY, horizon, {}, {}
+    for name, tasks in (("1 task", ONE), ("4 tasks", MANY), ("12 tasks", replace(MANY, samples=12))):
+        yield "tasks", name, tasks, MIXED, {}, {}
+    for objective in ("mean", "final", "relative"):
+        yield "objective, mixture", objective, MANY, MIXED, {"objective": objective}, {}
+
+
+def config(tasks: TasksConfig, horizon: HorizonConfig, changes: dict[str, Any], seed: int) -> MetaTrainConfig:
+    """A run of `COST` inner steps."""
+    estimator = EstimatorConfig(**(BASE | changes))
+    particles = 3 if estimator.kind == "truncated-es" else 2
+    steps = COST // (tasks.samples * estimator.pairs * particles * estimator.window)
+    return MetaTrainConfig(
+        tasks, horizon, estimator, MetaOptimizerConfig(learning_rate=6e-3, warmup_steps=max(1, steps // 25)), steps,
+        rule=RuleConfig(settings={"step_mult": 0.1}), seed=seed, checkpoint_every=10**6, metrics_every=10**6,
+        scored_episodes=16,
+    )  # fmt: skip
+
+
+def scores(theta: Any, rule: Any, length: int) -> float:
+    """Mean loss on perceptrons that no run has seen."""
+    tasks = draw(family("digits-mlp-wide", library=Library(seed=0)), jax.random.key(20261121), UNSEEN)
+    keys = jax.random.split(jax.random.key(7), 8)
+    losses = [_mean(TaskProblem(task, rule, LogUniform(length, length)), theta, keys) for task in tasks]
+    return float(np.mean(np.asarray(losses)))
+
+
+_mean = jax.jit(mean_loss)
+
+
+def main() -> None:
+    """Make the runs that are missing, and the figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--figure", type=Path)
+    args = parser.parse_args()
+    lines = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
+    done = {(line["panel"], line["variant"], line["seed"]): line for line in lines}
+    made: dict[str, dict[str, float]] = {}
+    for seed in range(args.seeds):
+        for panel, variant, tasks, horizon, changes, _ in variants():
+            if (panel, variant, seed) in done:
+                continue
+            wanted = config(tasks, horizon, changes, seed)
+            if str(wanted) not in made:  # the same run stands in several panels
+                with tempfile.TemporaryDirectory() as folder:
+                    outcome = trainer.meta_train(wanted, Path(folder) / "run", Reporter(silent=True))
+                    loaded = pretrained.load_pretrained(Path(folder) / "run")
+                made[str(wanted)] = {
+                    "before": outcome.results["meta_loss_before"],
+                    "trained_on": outcome.results["meta_loss_after"],
+                    "unseen": scores(loaded.theta, loaded.rule, 200),
+                    "unseen_5x": scores(loaded.theta, loaded.rule, 1000),
+                }
+            line = {"panel": panel, "variant": variant, "seed": seed, "outer_steps": wanted.steps} | made[str(wanted)]
+            print(json.dumps(line), flush=True)
+            with args.out.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            lines.append(line)
+    if args.figure:
+        figure(lines).savefig(args.figure, dpi=110)
+
+
+def figure(lines: list[dict[str, Any]]) -> Any:
+    """A panel for each question: every run a dot, the median a line; logarithmic losses on unseen tasks."""
+    from matplotlib.figure import Figure
+
+    panels = list(dict.fromkeys(line["panel"] for line in lines))
+    columns = 3
+    rows = -(-len(panels) // columns)
+    made = Figure(figsize=(4.2 * columns, 2.6 * rows), layout="constrained")
+    axes = made.subplots(rows, columns, squeeze=False).ravel()
+    for axis, panel in zip(axes, panels, strict=False):
+        here = [line for line in lines if line["panel"] == panel]
+        names = list(dict.fromkeys(line["variant"] for line in here))
+        for i, (field, mark) in enumerate((("trained_on", "o"), ("unseen", "s"), ("unseen_5x", "^"))):
+            values = [[line[field] for line in here if line["variant"] == name] for name in names]
+            place = np.arange(len(names)) + 0.2 * (i - 1)
+            axis.plot(np.repeat(place, [len(v) for v in values]), np.concatenate(values), mark, ms=3, color=f"C{i}")
+            axis.plot(place, [np.median(v) for v in values], "_", ms=16, color=f"C{i}", label=field.replace("_", " "))
+        axis.set(xticks=range(len(names)), xticklabels=names, yscale="log", title=panel)
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    axes[0].legend(fontsize=7)
+    axes[0].set_ylabel("mean training loss")
+    return made
+
+
+if __name__ == "__main__":
+    main()
