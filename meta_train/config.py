@@ -87,7 +87,7 @@ class EstimatorConfig:
     objective: Literal["mean", "final", "validation", "relative"] = "mean"
     """Mean training loss over the steps, that of the last step, mean validation loss after each step (costly), or
     relative: mean logarithm of the training loss, the last steps counting most."""
-    shaping: Literal["none", "sign", "rank", "standardised"] = "none"
+    shaping: Literal["none", "sign", "rank", "standardised", "running"] = "none"
     """What replaces the differences of losses that weight the noise; all but none bias the gradient."""
     rank: int | None = None
     """Rank of the noise on matrices of at least 65,536 weights, of es-single, truncated-es and full-es; None: dense."""

@@ -72,7 +72,7 @@ PRESETS: dict[str, Preset] = {
                 sigma=0.02,
                 objective="relative",
                 # Every task has the same say, whatever its losses are.
-                shaping="standardised",
+                shaping="running",
                 # Three numbers in logarithms, which act on the whole run.
                 scales={"schedule": 4.0},
             ),
@@ -91,7 +91,7 @@ PRESETS: dict[str, Preset] = {
             tasks=TasksConfig(family="wide", samples=12),
             horizon=HorizonConfig(low=100, high=1000),
             estimator=EstimatorConfig(
-                kind="es-single", pairs=4, window=50, sigma=0.02, objective="relative", shaping="standardised"
+                kind="es-single", pairs=4, window=50, sigma=0.02, objective="relative", shaping="running"
             ),
             meta_optimizer=MetaOptimizerConfig(learning_rate=1e-3, warmup_steps=20),
             steps=600,

@@ -21,9 +21,10 @@ Each update, for x = t / num_steps, the training loss l, and every tensor with n
     d   = (1 - o_8) e / rms(e) + o_8 E / rms(E)
     p   <- p - eta sqrt(mean p^2 + v^2) (d / rms(d) + o_9 p / rms(p))
 
-Before meta-training o only tells vectors (0.6) and kernels of convolutions (0.5) from matrices: relative steps of `rate`
-along the orthogonalised 0.1 B_0 + B_1, a Muon whose steps are normalised for each tensor, with 0.05 p / rms(p) of decay
-and a linear schedule. The numbers are those that did best on the suite `validation`. The orthogonalisation is that of Celo2 (`celo2.py`).
+Before meta-training o only tells vectors (0.6) and kernels of convolutions (0.5) from matrices: relative steps of
+`rate` along the orthogonalised 0.1 B_0 + B_1, a Muon whose steps are normalised for each tensor, with 0.05 p / rms(p)
+of decay and a linear schedule. The numbers are those that did best on the suite `validation`. The orthogonalisation is
+that of Celo2 (`celo2.py`).
 
 Reads the training loss and `num_steps`. Weights: 1,451. State: 4 floats per parameter, 5 per tensor. Fails: where
 tensors that start at zero need steps of an unusual size (v is a guess), and where `num_steps` is far too small, since

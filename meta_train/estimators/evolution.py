@@ -34,7 +34,7 @@ from learned_opt.errors import InputError
 from meta_train.estimators import diagnostics
 from meta_train.estimators.clock import Clock, Phases, Plan, Since, Timetable
 from meta_train.estimators.credit import Carry, Draws, Objective, sums_of_draws, telescoped
-from meta_train.estimators.shaping import Shaping, shape
+from meta_train.estimators.shaping import Shaping, by_running, remember, shape
 from meta_train.estimators.unroll import Antithetic, AntitheticWithMean, Probe, Seen, accumulator, at, unroll
 from meta_train.noise import LowRank, Noise
 from meta_train.problem import Problem
@@ -61,6 +61,8 @@ class EvolutionState(NamedTuple):
     """Draw of the running block, leading axis [N]; () where it is regenerated."""
     last: PyTree = ()
     """D of the step before, [N]; () for the mean loss."""
+    scale: PyTree = ()
+    """Of running shaping, see `shaping.remember`; () for others."""
 
 
 class Window(NamedTuple):
@@ -159,6 +161,7 @@ class Evolution:
             xi=empty(draw) if self.accumulates else (),
             eps=empty(draw) if self.draws is Draws.STORED else (),
             last=jnp.zeros((self.pairs,), accumulator(theta)) if self.objective is Objective.FINAL else (),
+            scale=jnp.zeros((2,), accumulator(theta)) if self.shaping is Shaping.RUNNING else (),
         )
 
     def estimate(
@@ -218,13 +221,18 @@ class Evolution:
             eps=at(eps, ticks.slot[-1]) if self.draws is Draws.STORED else (),
             last=last,
         )
+        if self.shaping is Shaping.RUNNING:
+            steps = jnp.sum(mine, axis=0)
+            new = new._replace(scale=remember(state.scale, credit / jnp.maximum(steps, 1), steps > 0))
         return Window(credit, jnp.sum(mine, axis=0), eps, xi, plan, seen, new)
 
     def weights(self, window: Window) -> Float[Array, "N slots"]:
         """What multiplies xi in the gradient."""
         credit, steps = window.credit, window.steps
         if self.shaping is not Shaping.NONE:
-            credit = steps * shape(self.shaping, credit / jnp.maximum(steps, 1), steps > 0)
+            m = credit / jnp.maximum(steps, 1)
+            running = self.shaping is Shaping.RUNNING
+            credit = steps * (by_running(window.state.scale, m) if running else shape(self.shaping, m, steps > 0))
         counted = jnp.maximum(jnp.sum(steps), 1).astype(credit.dtype)
         return credit / (2.0 * self.noise.sigma**2 * counted)
 
