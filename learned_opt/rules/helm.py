@@ -78,8 +78,10 @@ class Theta(NamedTuple):
     """s: logarithms of the exponent of the decay, of its floor, and of the share of the warm-up."""
     zero: Array
     """z: logarithms of what a tensor at zero counts as, in units of U and of u."""
-    direct: Layer
-    """W_0, b_3: inputs -> 10."""
+    step: Layer
+    """W_0, b_3, their first two columns: inputs -> o_0, o_1, which set the size of step."""
+    mix: Layer
+    """The others: inputs -> o_2 … o_9, which set the direction."""
     own: Layer
     """W_1, b_1: inputs -> hidden."""
     mean: Array
@@ -141,13 +143,15 @@ class Helm:
     def init(self, key: Array) -> Theta:
         """Weights before meta-training: those of the hidden layer as `hk.Linear` has them, its outputs at zero."""
         k_own, k_mean = jax.random.split(key)
-        constant = jnp.array([0.0, math.log(self.rate), 0.1, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.05], jnp.float32)
+        rate = jnp.array([0.0, math.log(self.rate)], jnp.float32)
+        mixture = jnp.array([0.1, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.05], jnp.float32)
         # Vectors take smaller steps than matrices, and so do kernels of convolutions.
-        direct = jnp.zeros((INPUTS, OUTPUTS)).at[RANK[1], 1].set(math.log(0.6)).at[RANK[3], 1].set(math.log(0.5))
+        sizes = jnp.zeros((INPUTS, 2)).at[RANK[1], 1].set(math.log(0.6)).at[RANK[3], 1].set(math.log(0.5))
         return Theta(
             jnp.log(jnp.array([1.0, 0.001, 0.02], jnp.float32)),
             jnp.log(jnp.array([0.3, 0.1], jnp.float32)),
-            Layer(direct, constant),
+            Layer(sizes, rate),
+            Layer(jnp.zeros((INPUTS, mixture.size)), mixture),
             initial_linear(k_own, INPUTS, self.hidden),
             initial_linear(k_mean, INPUTS, self.hidden).w,
             jnp.zeros((self.hidden, OUTPUTS)),
@@ -224,7 +228,8 @@ def steer(theta: Theta, state: State, seen: Seen, params: PyTree, loss: Array, n
     f = inputs(seen, memory, floor, state.losses, leaves, state.t, num_steps)
     mean = jnp.mean(jnp.matmul(f, theta.mean, precision=EXACT), axis=0, keepdims=True)
     hidden = jax.nn.relu(linear(theta.own, f) + mean)
-    o = linear(theta.direct, f) + jnp.matmul(hidden, theta.out, precision=EXACT)
+    o = jnp.concatenate([linear(theta.step, f), linear(theta.mix, f)], axis=1)
+    o = o + jnp.matmul(hidden, theta.out, precision=EXACT)
     drift = state.drift + jnp.clip(o[:, 0], -1.0, 1.0) / ((t + 10.0) * np.float32(math.log(10.0) / 10.0))
     power, least, warmup = jnp.exp(theta.schedule)
     schedule = jnp.maximum(1.0 - x, 1e-6) ** power + least

@@ -152,6 +152,20 @@ class TestShaping:
             np.testing.assert_allclose(small, large, rtol=1e-9)
             assert np.any(small != 0)
 
+    def test_running_keeps_the_proportions_of_windows(self) -> None:
+        """Differences 2 sigma, then 6 sigma a step: 1, then 6 / sqrt((0.98 * 4 + 36) / 1.98), of any unit of the loss."""
+        for unit in (1.0, 1000.0):
+            problem = Toy(
+                lambda theta, key: jnp.zeros((), jnp.int32),
+                lambda theta, s, key, unit=unit: (s + 1, unit * theta * jnp.where(s < 2, 1.0, 3.0)),
+                4,
+            )
+            estimator = es_single(ONE, pairs=1, window=2, shaping=Shaping.RUNNING)
+            first, both = (sum_over(estimator, problem, 0.5, n) for n in (1, 2))
+            np.testing.assert_allclose(first, 2 * SIGMA / (2 * SIGMA**2), rtol=1e-6)  # two steps
+            ratio = 6 / np.sqrt((0.98 * 4 + 36) / 1.98)
+            np.testing.assert_allclose(both - first, 2 * ratio * SIGMA / (2 * SIGMA**2), rtol=1e-6)
+
 
 class TestStart:
     def test_uniform_phases_are_uniform(self) -> None:
