@@ -102,6 +102,29 @@ def test_orthogonalise_keeps_singular_vectors_and_evens_singular_values(shape: t
     assert np.sum((u @ vt) * (u0 @ vt0)) > 0.95 * np.sum((u0 @ vt0) ** 2)
 
 
+@pytest.mark.parametrize("hidden_layers", [0, 1, 2])
+def test_expert_is_adam_with_nesterovs_momentum_of_one_size(hidden_layers: int) -> None:
+    """Updates of Celo2-base from the expert's weights, for a matrix and a vector, against the formula; any keys."""
+    rule = learned_opt.Celo2Base(hidden=3, hidden_layers=hidden_layers, step_mult=1.0)
+    opt = rule.transform(rule.expert(jax.random.key(8)))
+    params = {"w": jnp.ones((5, 4)), "b": jnp.ones((7,))}
+    state, m, r = opt.init(params), {"w": 0.0, "b": 0.0}, {"w": 0.0, "b": 0.0}
+    for t in range(3):
+        keys = jax.random.split(jax.random.key(t), 2)
+        gradient = {n: jax.random.normal(k, params[n].shape) for n, k in zip(params, keys, strict=True)}
+        steps, state = opt.update(gradient, state, params)
+        for name, g in gradient.items():
+            m[name], r[name] = 0.9 * m[name] + 0.1 * g, 0.95 * r[name] + 0.05 * g**2
+            unit = lambda x: x / np.sqrt(np.mean(x**2))
+            direction = unit(m[name] / np.sqrt(r[name])) + 0.3 * unit(g / np.sqrt(r[name]))
+            np.testing.assert_allclose(steps[name], -unit(direction), rtol=1e-3, atol=1e-3)
+
+
+def test_expert_needs_two_units() -> None:
+    with pytest.raises(InputError, match=r"setting hidden is 1: .* expected at least 2"):
+        learned_opt.Celo2(hidden=1).expert(jax.random.key(0))
+
+
 def test_chain_is_decoupled_weight_decay_under_a_schedule_and_a_mask() -> None:
     params = {"w": jnp.full((2, 2), 3.0), "b": jnp.full((2,), 3.0)}
     opt = learned_opt.chain(

@@ -153,7 +153,7 @@ class TestShaping:
             assert np.any(small != 0)
 
     def test_running_keeps_the_proportions_of_windows(self) -> None:
-        """Differences 2 sigma, then 6 sigma a step: 1, then 6 / sqrt((0.98 * 4 + 36) / 1.98), of any unit of the loss."""
+        """Differences of 2 sigma, then 6 sigma a step: 1, then 6 / sqrt((0.98 * 4 + 36) / 1.98), in any unit."""
         for unit in (1.0, 1000.0):
             problem = Toy(
                 lambda theta, key: jnp.zeros((), jnp.int32),

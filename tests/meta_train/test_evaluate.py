@@ -11,6 +11,7 @@ from pathlib import Path
 
 import evaluate_toy
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -18,7 +19,7 @@ import learned_opt
 import learned_opt.pretrained
 from learned_opt.errors import InputError, WeightsError
 from meta_train.errors import RunFailed
-from meta_train.evaluate import EvaluateArgs, contenders, evaluate, run, runner, store
+from meta_train.evaluate import EvaluateArgs, budget, contenders, evaluate, run, runner, store
 from meta_train.evaluate import sweep as sweeping
 
 OPTIMIZERS = ["decayed_sgd", "sgd"]
@@ -306,3 +307,27 @@ def test_a_directory_of_weights_is_loaded(tmp_path, monkeypatch):
     (tmp_path / "run" / "weights.safetensors").write_bytes(b"")
     with pytest.raises(WeightsError):
         contenders.resolve_all([f"{tmp_path}/run"], trials=7)
+
+
+def test_a_learned_direction_is_tuned_as_a_baseline_is(tmp_path, monkeypatch):
+    """Its own trials; the step of each is the rate at that time times direction and decay, which spares vectors."""
+    monkeypatch.undo()
+    rule = learned_opt.Celo2Base(hidden=2, step_mult=1.0)
+    card = {field: {} for field in learned_opt.pretrained.CARD_FIELDS}
+    learned_opt.pretrained.save_pretrained(tmp_path / "run", rule, rule.expert(jax.random.key(0)), card)
+    (contender,) = contenders.resolve_all([f"{tmp_path}/run+tuned"], trials=42)
+    assert contender.kind == "learned"
+    assert contender.trials == budget.trials(1e-2, (0.0, 0.1), 42)
+    params = {"w": jnp.ones((3, 2)), "b": jnp.ones((2,))}
+    gradient = jax.tree.map(jnp.ones_like, params)
+    plain = rule.transform(contender.theta)
+    direction, _ = plain.update(gradient, plain.init(params), params)
+    settings = {"learning_rate": 0.03, "schedule": 2, "weight_decay": 0.1}
+    opt = contender.make(contender.theta, settings, 10)
+    state = opt.init(params)
+    for t in range(2):
+        steps, state = opt.update(gradient, state, params)
+        if t == 0:
+            np.testing.assert_allclose(steps["w"], 0.03 * (direction["w"] - 0.1 * params["w"]), rtol=1e-5)
+            np.testing.assert_allclose(steps["b"], 0.03 * direction["b"], rtol=1e-5)
+    assert float(steps["b"][0] / direction["b"][0]) == pytest.approx(0.03 * 0.9, rel=0.05)
