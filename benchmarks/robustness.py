@@ -5,8 +5,8 @@
 Every task of the suite as it is, with its weights divided by a random factor from 0.001 to 1000 (one for all, and one
 a tensor), with batches of one example, with weights and data in bfloat16, told half and twice the number of steps, and
 the first five tasks for 25 times as many steps. A run diverges when its loss is not finite or ends at twice what it
-began with. Prints a line for each task, and JSON last: diverged runs of all, and the interquartile mean over tasks of the ratio of
-final training losses to those of the task as it is (losses below a thousandth of the first count as that).
+began with. Prints a line for each task, and JSON last: diverged runs of all, and the interquartile mean over tasks of
+the ratio of final training losses to those of the task as it is (losses below a thousandth of the first count as that).
 """
 
 import argparse

@@ -61,8 +61,8 @@ PRESETS: dict[str, Preset] = {
         ),
     ),
     "helm": Preset(
-        description="the hands-free release's recipe: Helm's sizes of step, schedule and mixture, 78 weights, on 12 augmented "
-        "tasks of eleven families over 100 to 1,000 steps",
+        description="the hands-free release's recipe: Helm's sizes of step, schedule and mixture, 75 weights, on 12 "
+        "augmented tasks of eleven families over 100 to 1,000 steps",
         config=MetaTrainConfig(
             tasks=TasksConfig(family="wide", samples=12),
             horizon=HorizonConfig(low=100, high=1000),
@@ -85,7 +85,7 @@ PRESETS: dict[str, Preset] = {
             metrics_every=10,
             scored_episodes=2,
         ),
-    ),  # fmt: skip
+    ),
     "celo2-wide": Preset(
         description="the composable release's recipe: Celo2 from an expert's direction, its two last layers, under a "
         "cosine and rates from 0.002 to 0.01, on 8 augmented tasks of eleven families over 100 to 1,000 steps",
@@ -110,7 +110,7 @@ PRESETS: dict[str, Preset] = {
             metrics_every=10,
             scored_episodes=2,
         ),
-    ),  # fmt: skip
+    ),
     "celo-phase1": Preset(
         description="Celo's recipe, its first phase: the network alone, PES on four 8x8 tasks over 100 to 2,000 steps",
         config=_celo("celo", {"phase": 1}, learning_rate=3e-4),
