@@ -61,7 +61,7 @@ PRESETS: dict[str, Preset] = {
         ),
     ),
     "helm": Preset(
-        description="the hands-free release's recipe: Helm's sizes of step, schedule and mixture, 75 weights, on 12 "
+        description="the hands-free release's recipe: Helm's constants, 15 weights, on 12 "
         "augmented tasks of eleven families over 100 to 1,000 steps",
         config=MetaTrainConfig(
             tasks=TasksConfig(family="wide", samples=12),
@@ -70,15 +70,15 @@ PRESETS: dict[str, Preset] = {
                 kind="es-single",
                 pairs=4,
                 window=50,
-                sigma=0.03,
+                sigma=0.05,
                 objective="relative",
                 # Every task has the same say, whatever its losses are.
                 shaping="running",
                 # With all 1,451 weights the signal of an outer step drowns in its noise.
-                scales={"own": 0.0, "mean": 0.0, "out": 0.0, "mix/w": 0.0, "mix/b": 2.0, "schedule": 4.0, "zero": 4.0},
+                scales={"own": 0.0, "mean": 0.0, "out": 0.0, "step/w": 0.0, "mix/w": 0.0, "schedule": 3.0, "zero": 3.0},
             ),
-            meta_optimizer=MetaOptimizerConfig(learning_rate=1.5e-3, warmup_steps=10),
-            steps=400,
+            meta_optimizer=MetaOptimizerConfig(learning_rate=2e-3, warmup_steps=10),
+            steps=250,
             rule=RuleConfig(name="helm"),
             seed=5,
             checkpoint_every=50,

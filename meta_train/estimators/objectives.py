@@ -57,8 +57,8 @@ class Validated:
         return state, self.task.evaluate(state.params, state.model_state, "valid")
 
 
-FLOOR = 1e-5
-"""Share of the cap below which a loss counts as reached."""
+FLOOR = 1e-2
+"""Share of the cap below which a loss counts as reached: there the logarithm would only show how training wanders."""
 LOST = 10.0
 """A loss counts as at most so many caps."""
 
@@ -70,7 +70,7 @@ class Relative:
 
     With the training loss l_t before update t, the task's cap C (so that tasks are alike in scale) and the horizon T:
 
-        (0.2 + 3.2 (t / T)^3) log(min(l_t, 10 C) / C + 1e-5)
+        (0.2 + 3.2 (t / T)^3) log(min(l_t, 10 C) / C + 0.01)
 
     The weights have mean one, and half of them belong to the last fifth of the episode. A loss that is negative, as no
     loss of this package is, counts as zero.

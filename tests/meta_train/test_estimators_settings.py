@@ -298,7 +298,7 @@ def test_validation_losses_are_those_after_the_update() -> None:
 
 
 def test_relative_losses_are_logarithms_that_weigh_more_towards_the_end() -> None:
-    """w_t = (1 - theta)^t w_0 before update t; the mean over t of (0.2 + 3.2 (t / 4)^3) log(l_t / C + 1e-5)."""
+    """w_t = (1 - theta)^t w_0 before update t; the mean over t of (0.2 + 3.2 (t / 4)^3) log(l_t / C + 0.01)."""
     problem = Relative(TaskProblem(Shrinking(jnp.asarray(3.0), loss_cap=5.0), Rate(), LogUniform(4, 4)))
     estimator, theta, key = estimators.backprop(pairs=1, horizon=4), jnp.asarray(0.2), jax.random.key(0)
     estimate = jax.jit(lambda problem: estimator.estimate(problem, theta, estimator.init(problem, theta, key)))
@@ -306,8 +306,8 @@ def test_relative_losses_are_logarithms_that_weigh_more_towards_the_end() -> Non
     t = np.arange(4)
     weight, loss = 0.2 + 3.2 * (t / 4) ** 3, (0.8**t * 3.0) ** 2 / 2
     slope = 0.8 ** (2 * t - 1) * -t * 3.0**2  # d l_t / d theta
-    np.testing.assert_allclose(metrics["meta_loss"], np.mean(weight * np.log(loss / 5.0 + 1e-5)), rtol=1e-6)
-    np.testing.assert_allclose(gradient, np.mean(weight * slope / 5.0 / (loss / 5.0 + 1e-5)), rtol=1e-6)
+    np.testing.assert_allclose(metrics["meta_loss"], np.mean(weight * np.log(loss / 5.0 + 0.01)), rtol=1e-6)
+    np.testing.assert_allclose(gradient, np.mean(weight * slope / 5.0 / (loss / 5.0 + 0.01)), rtol=1e-6)
 
 
 def test_relative_losses_are_bounded_where_training_fails() -> None:
@@ -319,7 +319,7 @@ def test_relative_losses_are_bounded_where_training_fails() -> None:
         state, loss = step(jnp.asarray(5.0), state, jax.random.key(1))
         losses.append(float(loss))
     t = np.arange(400)
-    np.testing.assert_allclose(losses[3:], ((0.2 + 3.2 * (t / 400) ** 3) * np.log(10 + 1e-5))[3:], rtol=1e-5)
+    np.testing.assert_allclose(losses[3:], ((0.2 + 3.2 * (t / 400) ** 3) * np.log(10 + 0.01))[3:], rtol=1e-5)
     assert max(losses) < problem.loss_cap
 
 
