@@ -1,6 +1,6 @@
 """Train a small Equinox network with a released learned optimizer.
 
-python examples/equinox_mlp.py [--optimizer small-fc-digits] [--steps 200]
+python examples/equinox_mlp.py [--optimizer helm] [--steps 200]
 """
 
 import argparse
@@ -16,7 +16,7 @@ import learned_opt
 
 def main() -> float:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--optimizer", default="small-fc-digits", help="a release, or the directory of a run")
+    parser.add_argument("--optimizer", default="helm", help="a release, or the directory of a run")
     parser.add_argument("--steps", type=int, default=200)
     args = parser.parse_args()
 
