@@ -216,7 +216,7 @@ def test_sharded_state_needs_no_whole_tensor(rule: Any, theta: Any) -> None:
         for x in (updates[name], *(m[name] for m in (*state.accumulators.m, *new.accumulators.m))):
             assert x.sharding.is_equivalent_to(place(name), x.ndim)
     gathered = [int(np.prod([int(n) for n in dims.split(",")])) for dims in GATHER.findall(compiled.as_text())]
-    if rule.name != "celo2":  # Newton-Schulz multiplies whole matrices
+    if rule.name not in ("celo2", "helm"):  # Newton-Schulz multiplies whole matrices
         assert all(size < 16 * 24 for size in gathered)
     want, _ = opt.update(host, opt.init(host), host, value=LOSS)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-3, atol=1e-6), updates, want)
