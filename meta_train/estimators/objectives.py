@@ -13,13 +13,9 @@ from meta_train.problem import InnerState, PyTree, TaskProblem
 from tasks.task import Task
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["problem"], meta_fields=[])
 @dataclass(frozen=True)
-class Validated:
-    """Training with a learned optimizer; the loss of a step is the validation loss *after* its update.
-
-    It costs an evaluation, of up to 2,048 examples, at every step.
-    """
+class Around:
+    """Training with a learned optimizer, whose steps are judged by something else than their training loss."""
 
     problem: TaskProblem
 
@@ -51,6 +47,15 @@ class Validated:
         """See `TaskProblem`."""
         return self.problem.reset(theta, key)
 
+
+@partial(jax.tree_util.register_dataclass, data_fields=["problem"], meta_fields=[])
+@dataclass(frozen=True)
+class Validated(Around):
+    """Training with a learned optimizer; the loss of a step is the validation loss *after* its update.
+
+    It costs an evaluation, of up to 2,048 examples, at every step.
+    """
+
     def step(self, theta: PyTree, state: InnerState, key: Key[Array, ""]) -> tuple[InnerState, Float[Array, ""]]:
         """One minibatch, one update, one evaluation."""
         state, _ = self.problem.step(theta, state, key)
@@ -65,7 +70,7 @@ LOST = 10.0
 
 @partial(jax.tree_util.register_dataclass, data_fields=["problem"], meta_fields=[])
 @dataclass(frozen=True)
-class Relative:
+class Relative(Around):
     """Training with a learned optimizer; what counts is the logarithm of the loss, and the end more than the start.
 
     With the training loss l_t before update t, the task's cap C (so that tasks are alike in scale) and the horizon T:
@@ -76,35 +81,10 @@ class Relative:
     loss of this package is, counts as zero.
     """
 
-    problem: TaskProblem
-
-    @property
-    def task(self) -> Task:
-        """What is trained on."""
-        return self.problem.task
-
     @property
     def loss_cap(self) -> float:
         """See `Problem`: never reached, since every step is bounded."""
         return 4.0 * math.log(LOST + 1.0)
-
-    @property
-    def min_horizon(self) -> int:
-        """See `Problem`."""
-        return self.problem.min_horizon
-
-    @property
-    def max_horizon(self) -> int:
-        """See `Problem`."""
-        return self.problem.max_horizon
-
-    def horizon(self, key: Key[Array, ""]) -> Int[Array, ""]:
-        """See `Problem`."""
-        return self.problem.horizon(key)
-
-    def reset(self, theta: PyTree, key: Key[Array, ""]) -> InnerState:
-        """See `TaskProblem`."""
-        return self.problem.reset(theta, key)
 
     def step(self, theta: PyTree, state: InnerState, key: Key[Array, ""]) -> tuple[InnerState, Float[Array, ""]]:
         """One minibatch, one update."""
