@@ -27,6 +27,8 @@ AGREEMENT = np.array((0.9, 0.98), np.float32)
 INPUTS = 21 + loss_features.WIDTH
 RANK = {1: 10, 2: 11, 3: 12}
 """Places among the inputs that tell vectors and scalars, matrices, and tensors of more axes apart."""
+LOG_STEPS = 20
+"""Place of ln(num_steps) / 5 - 1."""
 FLOOR = 1e-10
 """Share of mean(R) that is added to R."""
 TINY = 1e-24

@@ -21,10 +21,10 @@ Each update, for x = t / num_steps, the training loss l, and every tensor with n
     d   = (1 - o_8) e / rms(e) + o_8 E / rms(E)
     p   <- p - eta sqrt(mean p^2 + v^2) (d / rms(d) + o_9 p / rms(p))
 
-Before meta-training o only tells vectors (0.6) and kernels of convolutions (0.5) from matrices: relative steps of
-`rate` along the orthogonalised 0.1 B_0 + B_1, a Muon whose steps are normalised for each tensor, with 0.05 p / rms(p)
-of decay and a linear schedule. The numbers are those that did best on the suite `validation`. The orthogonalisation is
-that of Celo2 (`celo2.py`).
+Before meta-training o only tells vectors (0.6), kernels of convolutions (0.5) and horizons apart: relative steps of
+`rate` sqrt(1000 / num_steps) along the orthogonalised 0.1 B_0 + B_1, a Muon whose steps are normalised for each tensor,
+with 0.05 p / rms(p) of decay and a linear schedule. The numbers are those that did best on the suite `validation`. The
+orthogonalisation is that of Celo2 (`celo2.py`).
 
 Reads the training loss and `num_steps`. Weights: 1,451. State: 4 floats per parameter, 5 per tensor. Fails: where
 tensors that start at zero need steps of an unusual size (v is a guess), and where `num_steps` is far too small, since
@@ -48,6 +48,7 @@ from learned_opt.helm_inputs import (
     AGREEMENT,
     DECAYS,
     INPUTS,
+    LOG_STEPS,
     RANK,
     SMALL,
     TINY,
@@ -69,6 +70,8 @@ PyTree = Any
 
 DIRECTIONS = 6
 OUTPUTS = 2 + DIRECTIONS + 2
+EXPONENT = -0.5
+"""Of num_steps, in the size of a step before meta-training."""
 
 
 class Theta(NamedTuple):
@@ -123,7 +126,7 @@ class Helm:
     hidden: int = 16
     """Units of the hidden layer."""
     rate: float = 0.02
-    """RMS of a step before meta-training, as a share of that of the parameters."""
+    """RMS of a step before meta-training, as a share of that of the parameters, in a run of 1,000 steps."""
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -143,10 +146,13 @@ class Helm:
     def init(self, key: Array) -> Theta:
         """Weights before meta-training: those of the hidden layer as `hk.Linear` has them, its outputs at zero."""
         k_own, k_mean = jax.random.split(key)
-        rate = jnp.array([0.0, math.log(self.rate)], jnp.float32)
+        # exp(EXPONENT (ln(num_steps / 1000))), in units of the input that is ln(num_steps) / 5 - 1.
+        slope = 5.0 * EXPONENT
+        rate = jnp.array([0.0, math.log(self.rate) - slope * (math.log(1000.0) / 5.0 - 1.0)], jnp.float32)
         mixture = jnp.array([0.1, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.05], jnp.float32)
         # Vectors take smaller steps than matrices, and so do kernels of convolutions.
         sizes = jnp.zeros((INPUTS, 2)).at[RANK[1], 1].set(math.log(0.6)).at[RANK[3], 1].set(math.log(0.5))
+        sizes = sizes.at[LOG_STEPS, 1].set(slope)
         return Theta(
             jnp.log(jnp.array([1.0, 0.001, 0.02], jnp.float32)),
             jnp.log(jnp.array([0.3, 0.1], jnp.float32)),

@@ -57,7 +57,9 @@ def test_the_first_step():
     for name, p in params.items():
         unit = float(value) / (p.size * np.sqrt(np.mean(gradient[name] ** 2)))
         zero = min(0.3 * typical / np.sqrt(6 if p.ndim == 2 else 1), 0.1 * unit)
-        size = 0.02 * (1.0 if p.ndim == 2 else 0.6) * schedule * np.sqrt(np.mean(p**2) + zero**2)
+        size = (
+            0.02 * np.sqrt(1000 / STEPS) * (1.0 if p.ndim == 2 else 0.6) * schedule * np.sqrt(np.mean(p**2) + zero**2)
+        )
         decay = 0.05 * size * p / max(np.sqrt(np.mean(p**2)), 1e-12)
         direction = -(steps[name] + decay)
         if p.ndim == 2:
