@@ -46,25 +46,25 @@ SHORT, MIXED, LONG = HorizonConfig(200, 200), HorizonConfig(20, 200), HorizonCon
 BASE: dict[str, Any] = {"kind": "es-single", "pairs": 8, "window": 20, "sigma": 0.01}
 
 
-def variants() -> Iterator[tuple[str, str, TasksConfig, HorizonConfig, dict[str, Any], dict[str, Any]]]:
-    """Panel, name, tasks, horizon, changes to the estimator, changes to the rule."""
+def variants() -> Iterator[tuple[str, str, TasksConfig, HorizonConfig, dict[str, Any]]]:
+    """Panel, name, tasks, horizon, changes to the estimator."""
     for where, tasks in (("one task", ONE), ("mixture", MANY)):
         for kind in ("es-single", "pes", "truncated-es"):
-            yield f"estimator, {where}", kind, tasks, MIXED, {"kind": kind}, {}
+            yield f"estimator, {where}", kind, tasks, MIXED, {"kind": kind}
     for window in (5, 20, 80):
-        yield "window", str(window), ONE, MIXED, {"window": window}, {}
+        yield "window", str(window), ONE, MIXED, {"window": window}
     for pairs in (2, 8, 32):
-        yield "pairs", str(pairs), ONE, MIXED, {"pairs": pairs}, {}
+        yield "pairs", str(pairs), ONE, MIXED, {"pairs": pairs}
     for sigma in (0.001, 0.003, 0.01, 0.03):
-        yield "noise scale", str(sigma), ONE, MIXED, {"sigma": sigma}, {}
+        yield "noise scale", str(sigma), ONE, MIXED, {"sigma": sigma}
     for shaping in ("none", "sign", "standardised"):
-        yield "shaping, mixture", shaping, MANY, MIXED, {"shaping": shaping}, {}
+        yield "shaping, mixture", shaping, MANY, MIXED, {"shaping": shaping}
     for name, horizon in (("200", SHORT), ("20 to 200", MIXED), ("20 to 1000", LONG)):
-        yield "horizon", name, MANY, horizon, {}, {}
+        yield "horizon", name, MANY, horizon, {}
     for name, tasks in (("1 task", ONE), ("4 tasks", MANY), ("12 tasks", replace(MANY, samples=12))):
-        yield "tasks", name, tasks, MIXED, {}, {}
+        yield "tasks", name, tasks, MIXED, {}
     for objective in ("mean", "final", "relative"):
-        yield "objective, mixture", objective, MANY, MIXED, {"objective": objective}, {}
+        yield "objective, mixture", objective, MANY, MIXED, {"objective": objective}
 
 
 def config(tasks: TasksConfig, horizon: HorizonConfig, changes: dict[str, Any], seed: int) -> MetaTrainConfig:
@@ -101,7 +101,7 @@ def main() -> None:
     done = {(line["panel"], line["variant"], line["seed"]): line for line in lines}
     made: dict[str, dict[str, float]] = {}
     for seed in range(args.seeds):
-        for panel, variant, tasks, horizon, changes, _ in variants():
+        for panel, variant, tasks, horizon, changes in variants():
             if (panel, variant, seed) in done:
                 continue
             wanted = config(tasks, horizon, changes, seed)

@@ -76,7 +76,7 @@ def _highest(seen: Any) -> int | None:
 
 def _beyond(what: str, seen: str) -> None:
     # Python shows a warning of one text and place once.
-    warnings.warn(f"{what}: these weights were meta-trained on {seen}; compare with a tuned optimizer", stacklevel=3)
+    warnings.warn(f"{what}: these weights were made on {seen}; compare with a tuned optimizer", stacklevel=3)
 
 
 def list_pretrained() -> list[str]:

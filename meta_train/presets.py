@@ -61,7 +61,7 @@ PRESETS: dict[str, Preset] = {
         ),
     ),
     "helm": Preset(
-        description="the hands-free release's recipe: Helm's constants, 15 weights, on 12 "
+        description="from the hands-free release, which it has not improved on yet: Helm's 15 constants, on 12 "
         "augmented tasks of eleven families over 100 to 1,000 steps",
         config=MetaTrainConfig(
             tasks=TasksConfig(family="wide", samples=12),
@@ -87,7 +87,7 @@ PRESETS: dict[str, Preset] = {
         ),
     ),
     "celo2-wide": Preset(
-        description="the composable release's recipe: Celo2 from an expert's direction, its two last layers, under a "
+        description="from the composable release, which it has not improved on yet: Celo2's two last layers, under a "
         "cosine and rates from 0.002 to 0.01, on 8 augmented tasks of eleven families over 100 to 1,000 steps",
         config=MetaTrainConfig(
             tasks=TasksConfig(family="wide", samples=8),

@@ -105,12 +105,10 @@ def learned(name: str, rule: Any, theta: PyTree, card: Mapping[str, Any] | None 
 
 TUNED = "+tuned"
 """Ends the name of a learned direction that gets rates, schedules and weight decays as the baselines do."""
-CENTRE, DECAYS = 1e-2, (0.0, 0.1)
-"""Of a tuned direction: those of `adam`."""
 
 
 def tuned(name: str, rule: Any, theta: PyTree, card: Mapping[str, Any] | None, trials: int) -> Contender:
-    """A learned direction with the first `trials` trials of rate, schedule and weight decay."""
+    """A learned direction with the first `trials` trials of rate, schedule and weight decay that `adam` has."""
 
     def make(theta: PyTree, settings: Mapping[str, Any], steps: int) -> optax.GradientTransformation:
         rate = budget.scheduled(settings["learning_rate"], settings["schedule"], steps)
@@ -118,7 +116,8 @@ def tuned(name: str, rule: Any, theta: PyTree, card: Mapping[str, Any] | None, t
         decay = settings["weight_decay"]
         return learned_opt.chain(opt, learning_rate=rate, weight_decay=decay, mask=baselines.matrices)
 
-    return Contender(name, "learned", make, budget.trials(CENTRE, DECAYS, trials), theta, card=card or {})
+    adam = baselines.TABLE["adam"]
+    return Contender(name, "learned", make, budget.trials(adam.centre, adam.decays, trials), theta, card=card or {})
 
 
 def resolve(name: str, *, trials: int) -> Contender:

@@ -60,7 +60,10 @@ def leaf_scales(theta: Theta, scales: Scales) -> list[float]:
 
 def flat_scales(theta: Theta, scales: Scales) -> Float[Array, " P"]:
     """The factor of every weight, as a vector."""
-    factors = leaf_scales(theta, scales)
+    return _flat(theta, leaf_scales(theta, scales))
+
+
+def _flat(theta: Theta, factors: list[float]) -> Float[Array, " P"]:
     full = [jnp.full(x.shape, s, x.dtype) for x, s in zip(jax.tree.leaves(theta), factors, strict=True)]
     return ravel_pytree(jax.tree.unflatten(jax.tree.structure(theta), full))[0]
 
@@ -72,8 +75,7 @@ def inverse(factor: float) -> float:
 
 def inverse_scales(theta: Theta, scales: Scales) -> Float[Array, " P"]:
     """One over the factor of every weight; 0 where it is frozen."""
-    factors = flat_scales(theta, scales)
-    return jnp.where(factors > 0, 1.0 / jnp.where(factors > 0, factors, 1.0), 0.0)
+    return _flat(theta, [inverse(factor) for factor in leaf_scales(theta, scales)])
 
 
 def ravel(theta: Theta) -> tuple[Float[Array, " P"], Any]:

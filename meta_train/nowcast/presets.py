@@ -16,8 +16,8 @@ class Preset:
 
 PRESETS = {
     "nowcast-small": Preset(
-        description="WNN+ or NiNo with 32 units on 12 embedded tasks, 6 runs of 2,000 steps each: on two cores about 5 "
-        "minutes to collect, 6 to train WNN+ and 17 NiNo, as estimated from measured parts",
+        description="WNN+ or NiNo with 32 units on 12 embedded tasks, 6 runs of 2,000 steps each: on two cores 3 "
+        "minutes to collect, 13 to train WNN+ and, with --steps 1000, 14 NiNo, measured beside other jobs",
         collect=CollectConfig(),
         train=TrainConfig(settings={"hidden": 32}),
     ),
