@@ -3,15 +3,17 @@
     python benchmarks/meta_training_study.py --out study.jsonl [--seeds 3] [--figure study.png]
 
 Every run spends the same inner steps, `COST`, whatever its window and pairs. It is scored by its meta-loss on 16 fixed
-episodes of what it was trained on, and by the same on tasks of the same kind that it never saw: perceptrons of
-`digits-mlp-wide` drawn with another seed, once for the training horizon and once for five times that. Smaller is
-better: mean training loss per inner step. Runs that the file already holds are not made again.
+episodes of what it was trained on, and on tasks that it never saw: perceptrons of `digits-mlp-wide` drawn with another
+seed, for 200 steps (unseen), for 1,000 (unseen_5x), for 200 with the weights in units of 0.001 to 1000
+(unseen_rescaled); and an autoencoder, a regression and convolutions of the suite `validation`, 200 steps (elsewhere).
+Scores are mean training losses per inner step, geometric means over tasks; smaller is better. Runs that the file
+already holds are not made again.
 """
 
 import argparse
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,22 +34,48 @@ from meta_train.config import (
 from meta_train.horizon import LogUniform
 from meta_train.problem import TaskProblem, mean_loss
 from meta_train.progress import Reporter
+from tasks import suites
+from tasks.augmentations import Reparametrised
 from tasks.catalogue.entries import Library
 from tasks.mixture import draw
-from tasks.suites import family
 
 COST = 400_000
 """Inner steps of a run, all particles counted."""
 UNSEEN = 4
-"""Tasks that no run sees."""
+"""Perceptrons that no run sees."""
+ELSEWHERE = ("gratings_autoencoder_deep5", "teacher_regression_mlp_deep5", "gratings_conv_deep5")
+SCORES = {"trained_on": "o", "unseen": "s", "unseen_5x": "^", "unseen_rescaled": "v", "elsewhere": "D"}
+"""What a run is judged by, with its mark in the figure."""
 
 ONE, MANY = TasksConfig("digits-mlp"), TasksConfig("digits-mlp-wide", samples=4)
+RESCALED = replace(MANY, family="digits-mlp-rescaled")
 SHORT, MIXED, LONG = HorizonConfig(200, 200), HorizonConfig(20, 200), HorizonConfig(20, 1000)
 BASE: dict[str, Any] = {"kind": "es-single", "pairs": 8, "window": 20, "sigma": 0.01}
+SMALL_FC = RuleConfig(settings={"step_mult": 0.1})
+NORMALISED = RuleConfig("celo2_base", {"step_mult": 0.01})
+"""small_fc with the step of each tensor brought to one size."""
+
+Variant = tuple[str, str, TasksConfig, HorizonConfig, dict[str, Any], RuleConfig]
 
 
-def variants() -> Iterator[tuple[str, str, TasksConfig, HorizonConfig, dict[str, Any]]]:
-    """Panel, name, tasks, horizon, changes to the estimator."""
+def variants() -> Iterator[Variant]:
+    """Panel, name, tasks, horizon, changes to the estimator, rule."""
+    for panel, name, tasks, horizon, changes in _settings():
+        yield panel, name, tasks, horizon, changes, SMALL_FC
+    for panel, name, tasks, rule in (
+        ("augmentation", "none", MANY, SMALL_FC),
+        ("augmentation", "rescaled", RESCALED, SMALL_FC),
+        ("steps", "small_fc", MANY, SMALL_FC),
+        ("steps", "normalised", MANY, NORMALISED),
+        ("steps", "relative, scheduled", MANY, RuleConfig("helm")),
+        ("start", "random", MANY, NORMALISED),
+        ("start", "expert", MANY, replace(NORMALISED, start="expert")),
+    ):
+        yield panel, name, tasks, MIXED, {}, rule
+
+
+def _settings() -> Iterator[tuple[str, str, TasksConfig, HorizonConfig, dict[str, Any]]]:
+    """The variants that do not differ in the rule."""
     for where, tasks in (("one task", ONE), ("mixture", MANY)):
         for kind in ("es-single", "pes", "truncated-es"):
             yield f"estimator, {where}", kind, tasks, MIXED, {"kind": kind}
@@ -67,24 +95,37 @@ def variants() -> Iterator[tuple[str, str, TasksConfig, HorizonConfig, dict[str,
         yield "objective, mixture", objective, MANY, MIXED, {"objective": objective}
 
 
-def config(tasks: TasksConfig, horizon: HorizonConfig, changes: dict[str, Any], seed: int) -> MetaTrainConfig:
+def config(
+    tasks: TasksConfig, horizon: HorizonConfig, changes: dict[str, Any], rule: RuleConfig, seed: int
+) -> MetaTrainConfig:
     """A run of `COST` inner steps."""
     estimator = EstimatorConfig(**(BASE | changes))
     particles = 3 if estimator.kind == "truncated-es" else 2
     steps = COST // (tasks.samples * estimator.pairs * particles * estimator.window)
     return MetaTrainConfig(
         tasks, horizon, estimator, MetaOptimizerConfig(learning_rate=6e-3, warmup_steps=max(1, steps // 25)), steps,
-        rule=RuleConfig(settings={"step_mult": 0.1}), seed=seed, checkpoint_every=10**6, metrics_every=10**6,
+        rule=rule, seed=seed, checkpoint_every=10**6, metrics_every=10**6,
         scored_episodes=16,
     )  # fmt: skip
 
 
-def scores(theta: Any, rule: Any, length: int) -> float:
-    """Mean loss on perceptrons that no run has seen."""
-    tasks = draw(family("digits-mlp-wide", library=Library(seed=0)), jax.random.key(20261121), UNSEEN)
+def scores(theta: Any, rule: Any) -> dict[str, float]:
+    """The scores on tasks that no run has seen."""
+    library = Library(seed=0)
+    unseen = draw(suites.family("digits-mlp-wide", library=library), jax.random.key(20261121), UNSEEN)
+    rescaled = [Reparametrised(task) for task in unseen]
+    asked = {
+        "unseen": (unseen, 200),
+        "unseen_5x": (unseen, 1000),
+        "unseen_rescaled": (rescaled, 200),
+        "elsewhere": (tuple(suites.task(name) for name in ELSEWHERE), 200),
+    }
     keys = jax.random.split(jax.random.key(7), 8)
-    losses = [_mean(TaskProblem(task, rule, LogUniform(length, length)), theta, keys) for task in tasks]
-    return float(np.mean(np.asarray(losses)))
+    score: Callable[[Any, int], Any] = lambda task, n: _mean(TaskProblem(task, rule, LogUniform(n, n)), theta, keys)
+    return {
+        name: float(np.exp(np.mean([np.log(np.mean(score(task, n))) for task in tasks])))
+        for name, (tasks, n) in asked.items()
+    }
 
 
 _mean = jax.jit(mean_loss)
@@ -101,10 +142,10 @@ def main() -> None:
     done = {(line["panel"], line["variant"], line["seed"]): line for line in lines}
     made: dict[str, dict[str, float]] = {}
     for seed in range(args.seeds):
-        for panel, variant, tasks, horizon, changes in variants():
+        for panel, variant, tasks, horizon, changes, rule in variants():
             if (panel, variant, seed) in done:
                 continue
-            wanted = config(tasks, horizon, changes, seed)
+            wanted = config(tasks, horizon, changes, rule, seed)
             if str(wanted) not in made:  # the same run stands in several panels
                 with tempfile.TemporaryDirectory() as folder:
                     outcome = trainer.meta_train(wanted, Path(folder) / "run", Reporter(silent=True))
@@ -112,9 +153,7 @@ def main() -> None:
                 made[str(wanted)] = {
                     "before": outcome.results["meta_loss_before"],
                     "trained_on": outcome.results["meta_loss_after"],
-                    "unseen": scores(loaded.theta, loaded.rule, 200),
-                    "unseen_5x": scores(loaded.theta, loaded.rule, 1000),
-                }
+                } | scores(loaded.theta, loaded.rule)
             line = {"panel": panel, "variant": variant, "seed": seed, "outer_steps": wanted.steps} | made[str(wanted)]
             print(json.dumps(line), flush=True)
             with args.out.open("a") as file:
@@ -136,9 +175,9 @@ def figure(lines: list[dict[str, Any]]) -> Any:
     for axis, panel in zip(axes, panels, strict=False):
         here = [line for line in lines if line["panel"] == panel]
         names = list(dict.fromkeys(line["variant"] for line in here))
-        for i, (field, mark) in enumerate((("trained_on", "o"), ("unseen", "s"), ("unseen_5x", "^"))):
+        for i, (field, mark) in enumerate(SCORES.items()):
             values = [[line[field] for line in here if line["variant"] == name] for name in names]
-            place = np.arange(len(names)) + 0.2 * (i - 1)
+            place = np.arange(len(names)) + 0.16 * (i - 2)
             axis.plot(np.repeat(place, [len(v) for v in values]), np.concatenate(values), mark, ms=3, color=f"C{i}")
             axis.plot(place, [np.median(v) for v in values], "_", ms=16, color=f"C{i}", label=field.replace("_", " "))
         axis.set(xticks=range(len(names)), xticklabels=names, yscale="log", title=panel)

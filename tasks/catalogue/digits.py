@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from tasks.augmentations import Augmented, Reparametrised
 from tasks.catalogue.entries import Catalogue, FamilyEntry, Library, SuiteEntry, TaskEntry
 from tasks.families.image_mlp import ImageMLP, ImageMLPs
 from tasks.model_task import ModelFamily, ModelTask
@@ -11,6 +12,10 @@ from tasks.task import OneTask
 def _task(library: Library, name: str, widths: tuple[int, ...], activation: str) -> ModelTask:
     source = library.flat("sklearn_digits")
     return ModelTask(source, ImageMLP(widths, activation, source.classes), name)
+
+
+def _wide(library: Library) -> ModelFamily:
+    return ModelFamily("digits-mlp-wide", (library.flat("sklearn_digits"),), ImageMLPs())
 
 
 _mlp_32 = partial(_task, name="digits_mlp_32", widths=(32,), activation="relu")
@@ -36,7 +41,11 @@ CATALOGUE = Catalogue(
         ),
         "digits-mlp-wide": FamilyEntry(
             "8x8 digits, 1-4 hidden layers of 8-128 units, four activations, initial scale 0.3-3, batch 16-256",
-            lambda library: ModelFamily("digits-mlp-wide", (library.flat("sklearn_digits"),), ImageMLPs()),
+            _wide,
+        ),
+        "digits-mlp-rescaled": FamilyEntry(
+            "digits-mlp-wide, each re-parametrised globally by 0.001 to 1000",
+            lambda library: Augmented("digits-mlp-rescaled", _wide(library), Reparametrised),
         ),
     },
 )
