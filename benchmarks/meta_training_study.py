@@ -11,6 +11,7 @@ already holds are not made again.
 """
 
 import argparse
+import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Iterator
@@ -55,13 +56,13 @@ SMALL_FC = RuleConfig(settings={"step_mult": 0.1})
 NORMALISED = RuleConfig("celo2_base", {"step_mult": 0.01})
 """small_fc with the step of each tensor brought to one size."""
 
+KINDS = ("es-single", "pes", "truncated-es")
+
 Variant = tuple[str, str, TasksConfig, HorizonConfig, dict[str, Any], RuleConfig]
 
 
 def variants() -> Iterator[Variant]:
     """Panel, name, tasks, horizon, changes to the estimator, rule."""
-    for panel, name, tasks, horizon, changes in _settings():
-        yield panel, name, tasks, horizon, changes, SMALL_FC
     for panel, name, tasks, rule in (
         ("augmentation", "none", MANY, SMALL_FC),
         ("augmentation", "rescaled", RESCALED, SMALL_FC),
@@ -72,19 +73,22 @@ def variants() -> Iterator[Variant]:
         ("start", "expert", MANY, replace(NORMALISED, start="expert")),
     ):
         yield panel, name, tasks, MIXED, {}, rule
+    for panel, name, tasks, horizon, changes in _settings():
+        yield panel, name, tasks, horizon, changes, SMALL_FC
 
 
 def _settings() -> Iterator[tuple[str, str, TasksConfig, HorizonConfig, dict[str, Any]]]:
     """The variants that do not differ in the rule."""
-    for where, tasks in (("one task", ONE), ("mixture", MANY)):
-        for kind in ("es-single", "pes", "truncated-es"):
-            yield f"estimator, {where}", kind, tasks, MIXED, {"kind": kind}
+    for kind in KINDS:
+        yield "estimator, one task", kind, ONE, MIXED, {"kind": kind}
     for window in (5, 20, 80):
         yield "window", str(window), ONE, MIXED, {"window": window}
     for pairs in (2, 8, 32):
         yield "pairs", str(pairs), ONE, MIXED, {"pairs": pairs}
     for sigma in (0.001, 0.003, 0.01, 0.03):
         yield "noise scale", str(sigma), ONE, MIXED, {"sigma": sigma}
+    for kind in KINDS:
+        yield "estimator, mixture", kind, MANY, MIXED, {"kind": kind}
     for shaping in ("none", "sign", "standardised"):
         yield "shaping, mixture", shaping, MANY, MIXED, {"shaping": shaping}
     for name, horizon in (("200", SHORT), ("20 to 200", MIXED), ("20 to 1000", LONG)):
@@ -139,22 +143,26 @@ def main() -> None:
     parser.add_argument("--figure", type=Path)
     args = parser.parse_args()
     lines = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
-    done = {(line["panel"], line["variant"], line["seed"]): line for line in lines}
-    made: dict[str, dict[str, float]] = {}
-    for seed in range(args.seeds):
-        for panel, variant, tasks, horizon, changes, rule in variants():
+    done = {(line["panel"], line["variant"], line["seed"]) for line in lines}
+    # The same run stands in several panels.
+    made = {line["run"]: {field: line[field] for field in ("before", *SCORES)} for line in lines}
+    for panel, variant, tasks, horizon, changes, rule in variants():
+        for seed in range(args.seeds):
             if (panel, variant, seed) in done:
                 continue
             wanted = config(tasks, horizon, changes, rule, seed)
-            if str(wanted) not in made:  # the same run stands in several panels
+            run = hashlib.sha256(str(wanted).encode()).hexdigest()[:16]
+            if run not in made:
                 with tempfile.TemporaryDirectory() as folder:
                     outcome = trainer.meta_train(wanted, Path(folder) / "run", Reporter(silent=True))
                     loaded = pretrained.load_pretrained(Path(folder) / "run")
-                made[str(wanted)] = {
+                made[run] = {
                     "before": outcome.results["meta_loss_before"],
                     "trained_on": outcome.results["meta_loss_after"],
                 } | scores(loaded.theta, loaded.rule)
-            line = {"panel": panel, "variant": variant, "seed": seed, "outer_steps": wanted.steps} | made[str(wanted)]
+            line = {"panel": panel, "variant": variant, "seed": seed, "outer_steps": wanted.steps, "run": run} | made[
+                run
+            ]
             print(json.dumps(line), flush=True)
             with args.out.open("a") as file:
                 file.write(json.dumps(line) + "\n")
