@@ -103,9 +103,9 @@ class Block(NamedTuple):
 
 
 def named(params: PyTree) -> dict[str, Any]:
-    """The leaves by their path, levels joined by "/"."""
+    """The leaves by their path, levels joined by "/"; an array that is no tree is "params"."""
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    return {jax.tree_util.keystr(path, simple=True, separator="/") or "params": leaf for path, leaf in leaves}
 
 
 def letters(layout: Layout) -> tuple[str, ...]:

@@ -78,7 +78,7 @@ def nowcast(
       network: predictor, such as `LineFit()`.
       theta: its weights.
       num_steps: calls of the whole run; jumps whose window ends less than a window before it are not made.
-      period: calls from jump to jump, at least c.
+      period: calls from jump to jump, at least c, and counted in whole spacings: c * (period // c).
       horizons: for each window, or one for all; the last also for later windows. By default the published schedule for
         `num_steps`, which was made for NiNo: 40 down to 1. The line fit wants about 2.
       wiring: that of the parameters, for networks that read it; by default every parameter is unconnected.
@@ -130,7 +130,8 @@ def nowcast(
         record = lambda i, old: jax.lax.fori_loop(
             0, (recorded & (slot == i)).astype(jnp.int32), lambda _, __: place(params), old
         )
-        history = tuple(record(i, old) for i, old in enumerate(state.history))
+        # A restored state lies where its arrays were made.
+        history = tuple(record(i, place(old)) for i, old in enumerate(state.history))
         step = lambda: inner.update(updates, state.inner, params, **extra)
         dtypes = jax.eval_shape(step)[0]
 
@@ -138,7 +139,7 @@ def nowcast(
             h = state.schedule.horizons
             k = h[jnp.minimum(n // state.schedule.period, h.shape[0] - 1)]
             near = jax.device_put(history, jax.memory.Space.Device) if memory == "host" else history
-            predicted = network.predict(theta, near, k, graph_of(params))
+            predicted = network.predict(theta, near, k, graph_of(params)) if jax.tree.leaves(params) else params
             share = jnp.float32(1.0) if accept is None else jnp.asarray(accept(near, predicted, k), jnp.float32)
             ok = [jnp.all(jnp.isfinite(y)) for y in (share, *jax.tree.leaves(predicted))]
             ok = jnp.all(jnp.stack(ok))
@@ -175,15 +176,15 @@ def _check_theta(network: Network, theta: Any) -> None:
 
 def _check_schedule(network: Network, num_steps: Any, period: int, given: Any) -> tuple[int, ...]:
     c = network.states
-    if not isinstance(period, int) or isinstance(period, bool) or period < c:
+    if not isinstance(period, int | np.integer) or isinstance(period, bool) or period < c:
         raise InputError(f"period is {period!r}: expected a whole number of calls, at least the {c} states of a window")
     if given is None and num_steps is None:
         raise InputError(
             "horizons is None, and num_steps None or an array, which a schedule is not made for: give num_steps as a "
             "number, or horizons, 2 for a line fit"
         )
-    chosen = base.horizons(int(num_steps), period) if given is None else given
-    chosen = (chosen,) if isinstance(chosen, int) else tuple(chosen)
+    chosen = base.horizons(int(num_steps), int(period)) if given is None else given
+    chosen = tuple(chosen) if isinstance(chosen, Sequence | np.ndarray) else (chosen,)
     most = network.max_horizon
     for k in chosen:
         if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1 or (most is not None and k > most):

@@ -38,7 +38,7 @@ COLLECTION = 0x636F6C6C
 def collect(config: CollectConfig, out: Path, reporter: Reporter | None = None) -> dict[str, Any]:
     """Train every task `runs` times and write `out`/TASK-RUN.safetensors and `out`/manifest.json.
 
-    The same call again goes on where it was interrupted.
+    The same call again goes on where it was interrupted, and makes anew what is missing or damaged.
 
     Returns:
       The manifest.
@@ -47,6 +47,7 @@ def collect(config: CollectConfig, out: Path, reporter: Reporter | None = None) 
       InputError: an unknown family, one without enough tasks of known wiring, or a folder of something else.
     """
     reporter = reporter or Reporter()
+    suites.family(config.family)  # before anything is written
     with claim(out, "trajectories", asdict(config)):
         path = out / trajectories.MANIFEST
         manifest = (
@@ -54,6 +55,8 @@ def collect(config: CollectConfig, out: Path, reporter: Reporter | None = None) 
             if path.exists()
             else {"format": trajectories.FORMAT, "config": asdict(config), "tasks": [], "runs": []}
         )
+        # Runs whose files are gone or damaged are made again.
+        manifest["runs"] = [run for run in manifest["runs"] if run["diverged"] or trajectories.whole(out / run["file"])]
         done = {(run["task"], run["run"]) for run in manifest["runs"]}
         if len(done) == config.tasks * config.runs:
             return manifest

@@ -72,6 +72,8 @@ def _entry(name: str, trials: int, period: int) -> Entry:
         raise InputError(f"contender {name!r}: rule {odd[0]!r}, expected one of {', '.join(RULES)}, or cautious")
     network = Cautious(network) if "cautious" in extras else network
     accept = RULES[rules[0]] if rules else None
+    # What is wrong with a horizon is said before anything is trained.
+    nowcast.nowcast(optax.identity(), network, theta, num_steps=period, period=period, horizons=k)
     inner = contenders.resolve(below or REFERENCE, trials=trials)
 
     def of(wiring: Wiring | None) -> Contender:

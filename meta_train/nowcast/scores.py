@@ -1,7 +1,8 @@
 """From training curves to steps to a target, paired by seed.
 
 The target of a seed is the level that tuned AdamW has on it after a share of its steps: the least smoothed training
-loss so far (`meta_train.evaluate.speedup`). Seeds share initialisation and batches over all contenders, so
+loss so far (`meta_train.evaluate.speedup`), and a thousandth of the way back to where it began, or rounding alone would
+decide whether the same optimizer gets there again. Seeds share initialisation and batches over all contenders, so
 
     ratio = steps of the contender to that level / steps of AdamW to it
 
@@ -22,6 +23,8 @@ from meta_train.evaluate.statistics import Figure, student_t
 
 SHARES = (0.5, 1.0)
 """Of AdamW's steps, whose level is the target."""
+SLACK = 1e-3
+"""Of the way from the first level to the target, that may be missing; for AdamW too."""
 BEFORE = 5
 """Losses before a jump that are averaged."""
 
@@ -136,6 +139,7 @@ def _ratios(trial: list[Any], base: list[Any]) -> dict[float, tuple[list[float],
                 continue
             budget = reference.time[-1]
             target = reference.level[max(math.ceil(share * len(reference.level)) - 1, 0)]
+            target += SLACK * (reference.level[0] - target)
             steps = None if own is None else steps_to(target, own.level, own.time)
             missed += steps is None
             # A level that is there at once is reached by the first update.

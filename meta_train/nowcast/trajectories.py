@@ -80,16 +80,25 @@ def load(path: Path, start: int, stop: int, stride: int = 1) -> dict[str, Float[
                 found[name] = file.get_tensor(f"first:{name}") + scale * moves
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(
-            f"{path} cannot be read ({error}): delete {MANIFEST} beside it and repeat `learned-opt nowcast collect`"
+            f"{path} cannot be read ({error}): repeat its `learned-opt nowcast collect`, which makes it anew"
         ) from error
     return found
+
+
+def whole(path: Path) -> bool:
+    """Whether a trajectory is there, from its first byte to its last."""
+    try:
+        with safetensors.safe_open(path, framework="numpy"):
+            return True
+    except (OSError, safetensors.SafetensorError):
+        return False
 
 
 def open_collection(folder: Path) -> Collection:
     """What a finished `learned-opt nowcast collect` has written.
 
     Raises:
-      InputError: there is nothing, it is not finished, or all runs of it diverged.
+      InputError: there is nothing, it is not finished, a file is damaged, or all runs of it diverged.
     """
     if not (folder / MANIFEST).exists():
         raise InputError(
@@ -106,6 +115,10 @@ def open_collection(folder: Path) -> Collection:
     for number, task in enumerate(manifest["tasks"]):
         runs = [run for run in manifest["runs"] if run["task"] == number and not run["diverged"]]
         files = tuple(folder / run["file"] for run in runs)
+        if damaged := [path for path in files if not whole(path)]:
+            raise InputError(
+                f"{damaged[0]} is missing or damaged: repeat its `learned-opt nowcast collect`, which makes it anew"
+            )
         if len(files) >= 2:
             tasks.append(TaskRuns(task["name"], wirings.from_json(task["wiring"]), files[:-1], files[-1:]))
     if not tasks:

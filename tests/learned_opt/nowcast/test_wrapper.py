@@ -145,6 +145,10 @@ def test_history_in_host_memory() -> None:
     found, state, _ = run(opt("host"), PARAMS, 12)
     assert_equal(found, expected)
     assert {x.sharding.memory_kind for x in jax.tree.leaves(state.history)} == {"pinned_host"}
+    restored = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), state)
+    again, state, _ = run(opt("host"), found, 5, state=restored)
+    assert {x.sharding.memory_kind for x in jax.tree.leaves(state.history)} == {"pinned_host"}
+    assert_equal(again, run(opt("device"), PARAMS, 17)[0])
 
 
 def test_donated_states() -> None:
@@ -186,6 +190,14 @@ def test_missing_leaves() -> None:
     assert found["frozen"] is None
     alone, _, _ = run(opt, {"w": PARAMS["w"]}, 6)
     assert_equal(found["w"], alone["w"])
+
+
+@pytest.mark.parametrize("network", [LINE, nowcast.WNN(hidden=2), nowcast.NiNo(hidden=2)])
+def test_an_array_alone_and_no_array(network: Any) -> None:
+    opt = nowcast.nowcast(optax.sgd(0.1), network, network.init(jax.random.key(0)), horizons=2, period=5)
+    found, _, seen = run(opt, PARAMS["w"], 6)
+    assert not np.array_equal(found, seen[3])
+    assert run(opt, {}, 6)[0] == {}
 
 
 def test_bfloat16_parameters() -> None:

@@ -1,6 +1,7 @@
 """Trajectories: what is kept of a run, and that an interruption changes nothing."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from meta_train.nowcast.collect import collect
 from meta_train.nowcast.config import CollectConfig
 from meta_train.progress import Reporter
 from tasks import suites
+from tasks.errors import InputError as UnknownName
 
 pytestmark = pytest.mark.quick_compilation
 CONFIG = CollectConfig(
@@ -91,6 +93,26 @@ def test_an_interrupted_collection_goes_on(collection: Path, tmp_path: Path, mon
     assert (out / written[0]).stat().st_mtime_ns == first
     for path in collection.glob("*.*"):
         assert (out / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_runs_that_are_gone_or_damaged_are_made_again(collection: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(collection, data)
+    gone, cut = data / "0000-000.safetensors", data / "0000-002.safetensors"
+    before = {path: path.read_bytes() for path in (gone, cut)}
+    gone.unlink()
+    cut.write_bytes(before[cut][:-10])
+    with pytest.raises(InputError, match=r"0000-000.safetensors is missing or damaged: repeat"):
+        trajectories.open_collection(data)
+    collect(CONFIG, data, SILENT)
+    assert {path: path.read_bytes() for path in before} == before
+    assert trajectories.open_collection(data).manifest == trajectories.open_collection(collection).manifest
+
+
+def test_a_family_that_is_not_there_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match="'nope'"):
+        collect(replace(CONFIG, family="nope"), tmp_path / "data", SILENT)
+    assert not (tmp_path / "data").exists()
 
 
 def test_other_settings_and_foreign_folders_are_refused(collection: Path, tmp_path: Path) -> None:

@@ -128,6 +128,23 @@ def test_steps_to_the_level_of_the_reference() -> None:
     assert slow.targets["0.5"].ratio.mean == pytest.approx(2.0, rel=0.06)
 
 
+def test_the_same_optimizer_up_to_rounding_needs_the_same_steps() -> None:
+    rng = np.random.default_rng(0)
+    losses = np.float32(np.exp(-np.arange(200) / 60) + 0.05 * rng.uniform(size=(1, 5, 200)))
+    cells = {"adamw": Cell(losses, losses[..., -1]), "same": Cell(losses * np.float32(1 + 1e-6), losses[..., -1])}
+    made = scores.scores(cells, {name: ({},) for name in cells}, {name: [] for name in cells}, "adamw")
+    for share in scores.SHARES:
+        target = made["same"].targets[str(share)]
+        assert target.missed == 0
+        assert target.ratio.mean == pytest.approx(1.0, abs=1e-3)
+
+
+def test_horizons_are_checked_before_anything_is_trained() -> None:
+    for name in ("line_fit@0", "wnn-small@41"):
+        with pytest.raises(InputError, match="horizon"):
+            contenders.resolve([name], trials=1, period=5)
+
+
 def test_names_of_contenders(tmp_path: Path) -> None:
     resolve = lambda *names: contenders.resolve(names, trials=2, period=10)
     assert [entry.name for entry in resolve("line_fit@3+path", "adamw")] == ["adamw", "line_fit@3+path"]
