@@ -144,3 +144,11 @@ def test_setting_of_a_wrong_type_is_one_line(name: str, value: str) -> None:
     (line,) = done.stderr.splitlines()
     assert f"setting {name} is" in line and "expected" in line
     assert not Path("r").exists()
+
+
+def test_after_a_signal_python_is_not_taken_down() -> None:
+    """Threads that still compile would end it in a segmentation fault."""
+    code = "import atexit, meta_train.__main__ as m; atexit.register(print, 'down'); m.main = lambda: {}; m.run()"
+    for status, printed in ((130, ""), (2, "down\n"), (0, "down\n")):
+        done = subprocess.run([sys.executable, "-c", code.format(status)], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (status, printed)
