@@ -48,7 +48,7 @@ def mixture(library: Library) -> Mixture:
 
 
 def deep(library: Library) -> Mixture:
-    """The same families, deeper and wider, without the cheapest models: what a rule can be wrong on."""
+    """The same families without the shallow and the cheapest models, and deeper where `held-out` leaves room."""
     images = tuple(library.examples(name) for name in IMAGES)
     flat = tuple(library.flat(name) for name in IMAGES)
     windows = tuple(library.windows(name, 16) for name in TEXTS)
@@ -56,17 +56,17 @@ def deep(library: Library) -> Mixture:
     regression = (library.examples("teacher_regression"),)
     small = (4, 32)
     members = (
-        (3.0, ModelFamily("mlp", flat, ImageMLPs(width=(16, 96), depth=(2, 4)), batch_size=(16, 128))),
-        (2.5, ModelFamily("conv", images, ImageConvs(depth=(2, 4)), batch_size=small)),
+        (3.0, ModelFamily("mlp", flat, ImageMLPs(width=(16, 64), depth=(2, 3)), batch_size=(16, 128))),
+        (2.5, ModelFamily("conv", images, ImageConvs(depth=(2, 3)), batch_size=small)),
         (1.5, ModelFamily("resnet", images, ResNets(width=(4, 8), depth=(3, 8)), batch_size=small)),
         (1.5, ModelFamily("autoencoder", flat, Autoencoders(depth=(2, 4)), batch_size=(16, 128))),
         (0.5, ModelFamily("vae", flat, VAEs(), batch_size=(16, 128))),
         (1.5, ModelFamily("vit", images, ViTs(width=(8, 24), depth=(2, 6)), batch_size=small)),
         (1.0, ModelFamily("rnn_lm", windows, RNNLMs(length=(8, 16)), batch_size=small)),
         (1.5, ModelFamily("transformer_lm", windows, TransformerLMs(depth=(2, 5), length=(8, 16)), batch_size=(4, 16))),
-        (1.0, ModelFamily("tabular", tables, TabularClassifiers(depth=(2, 4)), batch_size=(8, 128))),
-        (2.0, ModelFamily("regression", regression, TabularRegressors(width=(16, 96), depth=(2, 4)))),
-        (1.0, Quadratics(width=(4, 32))),
+        (1.0, ModelFamily("tabular", tables, TabularClassifiers(depth=(2, 3)), batch_size=(8, 128))),
+        (2.0, ModelFamily("regression", regression, TabularRegressors(width=(16, 64), depth=(2, 3)))),
+        (1.0, Quadratics(width=(4, 16))),
     )
     return Mixture("deep", tuple(family for _, family in members), tuple(odds for odds, _ in members))
 
@@ -83,7 +83,7 @@ CATALOGUE = Catalogue(
             "the same without augmentations", lambda library: replace(mixture(library), name="wide-plain")
         ),
         "deep": FamilyEntry(
-            "the families of wide-plain deeper and wider: 2 to 8 layers or blocks, up to 96 units", deep
+            "the families of wide-plain without the shallow: 2 to 8 layers or blocks, up to 64 units", deep
         ),
     },
 )
