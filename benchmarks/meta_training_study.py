@@ -165,9 +165,8 @@ def main() -> None:
                     "before": outcome.results["meta_loss_before"],
                     "trained_on": outcome.results["meta_loss_after"],
                 } | scores(loaded.theta, loaded.rule)
-            line = {"panel": panel, "variant": variant, "seed": seed, "outer_steps": wanted.steps, "run": run} | made[
-                run
-            ]
+            line = {"panel": panel, "variant": variant, "seed": seed, "outer_steps": wanted.steps, "run": run}
+            line |= made[run]
             print(json.dumps(line), flush=True)
             with args.out.open("a") as file:
                 file.write(json.dumps(line) + "\n")

@@ -47,7 +47,8 @@ def collect(config: CollectConfig, out: Path, reporter: Reporter | None = None) 
       InputError: an unknown family, one without enough tasks of known wiring, or a folder of something else.
     """
     reporter = reporter or Reporter()
-    suites.family(config.family)  # before anything is written
+    if config.family not in suites.FAMILIES:  # said before anything is written, and without reading data
+        suites.family(config.family)
     with claim(out, "trajectories", asdict(config)):
         path = out / trajectories.MANIFEST
         manifest = (

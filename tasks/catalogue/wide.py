@@ -17,18 +17,26 @@ from tasks.families.vae import VAEs
 from tasks.families.vit import ViTs
 from tasks.mixture import Mixture
 from tasks.model_task import ModelFamily
+from tasks.sources import Source
 
 IMAGES = ("sklearn_digits", "gratings", "zipf_textures")
 TEXTS = ("python_source", "delayed_copy")
 TABLES = ("sklearn_wine", "sklearn_iris", "zipf_clusters")
 
 
+def _sources(library: Library, length: int) -> tuple[tuple[Source, ...], ...]:
+    """Images, the same as vectors, windows of so many tokens of the texts, and tables."""
+    return (
+        tuple(library.examples(name) for name in IMAGES),
+        tuple(library.flat(name) for name in IMAGES),
+        tuple(library.windows(name, length) for name in TEXTS),
+        tuple(library.examples(name) for name in TABLES),
+    )
+
+
 def mixture(library: Library) -> Mixture:
     """The families with their odds: cheap and general ones more often."""
-    images = tuple(library.examples(name) for name in IMAGES)
-    flat = tuple(library.flat(name) for name in IMAGES)
-    windows = tuple(library.windows(name, 32) for name in TEXTS)
-    tables = tuple(library.examples(name) for name in TABLES)
+    images, flat, windows, tables = _sources(library, 32)
     small = (4, 32)
     members = (
         (4.0, ModelFamily("mlp", flat, ImageMLPs(width=(8, 64), depth=(1, 3)), batch_size=(8, 128))),
@@ -49,10 +57,7 @@ def mixture(library: Library) -> Mixture:
 
 def deep(library: Library) -> Mixture:
     """The same families without the shallow and the cheapest models, and deeper where `held-out` leaves room."""
-    images = tuple(library.examples(name) for name in IMAGES)
-    flat = tuple(library.flat(name) for name in IMAGES)
-    windows = tuple(library.windows(name, 16) for name in TEXTS)
-    tables = tuple(library.examples(name) for name in TABLES)
+    images, flat, windows, tables = _sources(library, 16)
     regression = (library.examples("teacher_regression"),)
     small = (4, 32)
     members = (
