@@ -70,7 +70,7 @@ def variants() -> Iterator[Variant]:
         ("augmentation", "rescaled", RESCALED, SMALL_FC),
         ("steps", "small_fc", MANY, SMALL_FC),
         ("steps", "normalised", MANY, NORMALISED),
-        ("steps", "relative, scheduled", MANY, RuleConfig("helm")),
+        ("steps", "relative, scheduled", MANY, RuleConfig("helm", start="expert")),
         ("start", "random", MANY, NORMALISED),
         ("start", "expert", MANY, replace(NORMALISED, start="expert")),
     ):

@@ -92,7 +92,8 @@ class EstimatorConfig:
     rank: int | None = None
     """Rank of the noise on matrices of at least 65,536 weights, of es-single, truncated-es and full-es; None: dense."""
     scales: dict[str, float] = field(default_factory=dict)
-    """Factors on sigma, as pairs of a part of a leaf's path and its factor: lstm 0.5. With 0 a part stays as it is."""
+    """Factors on sigma and on the learning rate, as pairs of a part of a leaf's path and its factor: lstm 0.5. With 0 a
+    part stays as it is."""
     alpha: float = 0.5
     """Of guided: share of the noise's variance that is spread over all weights."""
     subspace: int = 1

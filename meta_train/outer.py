@@ -1,7 +1,9 @@
 """The outer step: a meta-gradient from every task, AdamW, new weights theta. One program, one state.
 
 g      = mean over tasks of estimate(task, theta)
-theta <- theta + AdamW(clip(g)),   warm-up + cosine; skipped when g is not finite
+theta <- theta + s AdamW(clip(s g)),   warm-up + cosine; skipped when g is not finite
+
+s are the factors on the noise of each part, so that a part is sought in units of its noise; 1 unless set.
 """
 
 from collections.abc import Callable
@@ -179,12 +181,13 @@ class Experiment:
 
     def _apply(self, state: State, found: meshes.Estimate) -> tuple[State, dict[str, Array]]:
         gradient, states, metrics, _ = found
-        gradient = jax.tree.map(lambda g, m: g if m else jnp.zeros_like(g), gradient, self._moves(gradient))
-        updates, opt_state = self._meta_optimizer().update(gradient, state.opt_state, state.theta)
+        scales = self._scales(gradient)
+        in_units = jax.tree.map(lambda g, s: s * g if s else jnp.zeros_like(g), gradient, scales)
+        updates, opt_state = self._meta_optimizer().update(in_units, state.opt_state, state.theta)
         opt_state = cast(optax.ApplyIfFiniteState, opt_state)
-        theta = optax.apply_updates(state.theta, updates)
+        theta = optax.apply_updates(state.theta, jax.tree.map(jnp.multiply, updates, scales))
         metrics = {name: jnp.asarray(x, jnp.float32) for name, x in metrics.items()} | {
-            "gradient_norm": optax.tree.norm(gradient),
+            "gradient_norm": optax.tree.norm(in_units),
             "theta_norm": optax.tree.norm(theta),
             "learning_rate": schedule(self.config.meta_optimizer, self.config.steps)(state.step),
             "skipped": 1.0 - jnp.asarray(opt_state.last_finite, jnp.float32),
@@ -212,10 +215,13 @@ class Experiment:
     def _meta_optimizer(self) -> optax.GradientTransformation:
         return meta_optimizer(self.config.meta_optimizer, self.config.steps, self._moves)
 
-    def _moves(self, theta: PyTree) -> PyTree:
-        """Whether a leaf of theta is sought; those of scale 0 stay as they are."""
+    def _scales(self, theta: PyTree) -> PyTree:
+        """s of every leaf of theta; those of scale 0 stay as they are."""
         scales = leaf_scales(theta, tuple(self.config.estimator.scales.items()))
-        return jax.tree.unflatten(jax.tree.structure(theta), [scale > 0 for scale in scales])
+        return jax.tree.unflatten(jax.tree.structure(theta), scales)
+
+    def _moves(self, theta: PyTree) -> PyTree:
+        return jax.tree.map(lambda scale: scale > 0, self._scales(theta))
 
     def _key(self, stream: int) -> Array:
         return jax.random.fold_in(jax.random.key(self.config.seed), stream)

@@ -61,28 +61,36 @@ PRESETS: dict[str, Preset] = {
         ),
     ),
     "helm": Preset(
-        description="from the hands-free release, which it has not improved on yet: Helm's 15 constants, on 12 "
-        "augmented tasks of eleven families over 100 to 1,000 steps",
+        description="Helm's constants, from Adam's direction in relative steps: whole runs of 200 to 1,000 steps on 16 "
+        "tasks of ten families",
         config=MetaTrainConfig(
-            tasks=TasksConfig(family="wide", samples=12),
-            horizon=HorizonConfig(low=100, high=1000),
+            tasks=TasksConfig(family="deep", samples=16),
+            horizon=HorizonConfig(low=200, high=1000),
             estimator=EstimatorConfig(
-                kind="es-single",
+                kind="full-es",
                 pairs=4,
-                window=50,
-                sigma=0.05,
+                window=1000,
+                sigma=0.2,
                 objective="relative",
                 # Every task has the same say, whatever its losses are.
                 shaping="running",
                 # With all 1,451 weights the signal of an outer step drowns in its noise.
-                scales={"own": 0.0, "mean": 0.0, "out": 0.0, "step/w": 0.0, "mix/w": 0.0, "schedule": 3.0, "zero": 3.0},
+                scales={
+                    "own": 0.0,
+                    "mean": 0.0,
+                    "out": 0.0,
+                    "mix/w": 0.0,
+                    "schedule": 2.0,
+                    "zero": 2.0,
+                    "step/w": 0.15,
+                },
             ),
-            meta_optimizer=MetaOptimizerConfig(learning_rate=2e-3, warmup_steps=10),
-            steps=250,
+            meta_optimizer=MetaOptimizerConfig(learning_rate=0.05, warmup_steps=3),
+            steps=80,
             rule=RuleConfig(name="helm"),
             seed=5,
-            checkpoint_every=50,
-            metrics_every=10,
+            checkpoint_every=5,
+            metrics_every=5,
             scored_episodes=2,
         ),
     ),

@@ -8,7 +8,7 @@ import pytest
 
 import learned_opt
 
-RULE = learned_opt.Helm(rate=0.02)
+RULE = learned_opt.Helm()
 STEPS = 60
 
 
@@ -25,7 +25,7 @@ def loss(p):
 
 def weights(seed=1):
     """A theta that uses all its inputs."""
-    leaves, tree = jax.tree.flatten(RULE.init(jax.random.key(0)))
+    leaves, tree = jax.tree.flatten(RULE.expert(jax.random.key(0)))
     random = np.random.default_rng(seed)
     return tree.unflatten([x + 0.05 * random.normal(size=x.shape).astype(np.float32) for x in leaves])
 
@@ -45,12 +45,12 @@ def train(theta, scales, factor=1.0):
     return jax.jit(lambda: jax.lax.scan(step, (start, opt.init(start)), None, STEPS)[1])()
 
 
-def test_the_first_step():
+def test_the_first_step_of_the_expert():
     """t = 0: every direction is sign(g), of a matrix with its singular values made equal, at a known size."""
     params = parameters()
     value, gradient = loss(params), jax.grad(loss)(params)
     gradient["w"] = jax.random.normal(jax.random.key(5), (6, 4))  # a matrix of full rank
-    opt = RULE.transform(RULE.init(jax.random.key(3)), num_steps=STEPS)
+    opt = RULE.transform(RULE.expert(jax.random.key(3)), num_steps=STEPS)
     steps, _ = opt.update(gradient, opt.init(params), params, value=value)
     schedule = 1.001 / (1 + 0.02 * STEPS)
     typical = np.sqrt(6 * np.mean(params["w"] ** 2))
@@ -71,7 +71,7 @@ def test_the_first_step():
             np.testing.assert_allclose(direction, size * np.sign(gradient[name]), rtol=1e-4)
 
 
-@pytest.mark.parametrize("theta", [RULE.init(jax.random.key(3)), weights()], ids=["initial", "random"])
+@pytest.mark.parametrize("theta", [RULE.expert(jax.random.key(3)), weights()], ids=["expert", "random"])
 def test_units_do_not_matter(theta):
     """Neither those of a tensor nor that of the loss."""
     ones = {"w": 1.0, "b": 1.0, "gain": 1.0}
@@ -81,6 +81,6 @@ def test_units_do_not_matter(theta):
     assert expected[-1] < expected[0]
 
 
-def test_before_meta_training_it_trains():
-    losses = train(RULE.init(jax.random.key(3)), {"w": 1.0, "b": 1.0, "gain": 1.0})
+def test_the_expert_trains():
+    losses = train(RULE.expert(jax.random.key(3)), {"w": 1.0, "b": 1.0, "gain": 1.0})
     assert losses[-1] - 1.0 < 0.2 * (losses[0] - 1.0)

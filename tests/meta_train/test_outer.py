@@ -67,6 +67,19 @@ def test_first_steps_follow_adam_on_the_clipped_gradient() -> None:
     np.testing.assert_allclose(reports[0].means["gradient_norm"], 2 * np.sqrt(count), rtol=1e-6)
 
 
+def test_a_part_is_sought_in_units_of_its_noise() -> None:
+    """Its steps are its factor times as large, and the norm that clips counts its gradient per unit."""
+    estimator = dataclasses.replace(CONFIG.estimator, scales={"layers/0/w": 3.0})
+    states, reports = run(2, Scripted(), dataclasses.replace(CONFIG, estimator=estimator))
+    moved = jax.tree.map(lambda a, b: a - b, states[1].theta, states[2].theta)
+    squares = 0.0
+    for path, leaf in jax.tree.leaves_with_path(moved):
+        factor = 3.0 if jax.tree_util.keystr(path, simple=True, separator="/") == "layers/0/w" else 1.0
+        np.testing.assert_allclose(leaf, factor * 1.5e-3, rtol=1e-3)
+        squares += leaf.size * (2.0 * factor) ** 2
+    np.testing.assert_allclose(reports[0].means["gradient_norm"], np.sqrt(squares), rtol=1e-6)
+
+
 def test_metrics_are_means_since_the_last_line() -> None:
     _, reports = run(9, Scripted())
     means = [float(report.means["meta_loss"]) for report in reports]
