@@ -37,6 +37,14 @@ CARD_FIELDS = ("recipe", "data", "seed", "horizons", "sizes", "results")
 LICENCE = "Apache-2.0"
 
 
+class _Unstated(int):
+    """A number of steps that the caller has not given."""
+
+
+UNSTATED = _Unstated(10_000)
+"""What `num_steps` counts as where it is not given."""
+
+
 class Pretrained(NamedTuple):
     """A rule with its weights."""
 
@@ -47,22 +55,38 @@ class Pretrained(NamedTuple):
     card: dict[str, Any]
     """Contents of `card.json`."""
 
-    def transform(self, num_steps: int | Int[Array, ""] = 10_000) -> optax.GradientTransformationExtraArgs:
+    @property
+    def takes_learning_rate(self) -> bool:
+        """Whether the weights are a direction, to be used with a learning rate, as far as the card tells."""
+        recipe = self.card["recipe"]
+        return isinstance(recipe, Mapping) and "learning_rate" in recipe
+
+    def transform(self, num_steps: int | Int[Array, ""] = UNSTATED) -> optax.GradientTransformationExtraArgs:
         """The optimizer for a training run of `num_steps` updates.
 
-        Warns where the run is longer, or the model larger, than any that the weights were meta-trained on, as far as
-        the card tells; a number of steps only if the rule reads it.
+        Warns where the run is longer, or the model larger, than any that the weights were made on, as far as the card
+        tells; and where the rule reads a number of steps that is not given.
         """
+        return self._transform(num_steps, 3)
+
+    def _transform(self, num_steps: Any, level: int) -> optax.GradientTransformationExtraArgs:
+        """`level` frames above the warnings is the caller."""
         opt, card = self.rule.transform(self.theta, num_steps=num_steps), self.card
         known = isinstance(num_steps, int) and self.rule.name in rules.READ_NUM_STEPS
-        if known and (high := _highest(card["horizons"])) is not None and num_steps > high:
-            _beyond(f"num_steps {num_steps}", f"training runs of up to {high} steps")
+        if known and isinstance(num_steps, _Unstated):
+            warnings.warn(
+                f"num_steps is not given, and {self.rule.name} divides its steps over it: 10000 is taken; give the "
+                "number of updates that the training run will make",
+                stacklevel=level,
+            )
+        elif known and (high := _highest(card["horizons"])) is not None and num_steps > high:
+            _beyond(f"num_steps {num_steps}", f"training runs of up to {high} steps", level + 1)
         if (largest := _highest(card["sizes"])) is None:
             return opt
 
         def init(params: Any) -> Any:
             if (size := sum(map(np.size, jax.tree.leaves(params)))) > largest:
-                _beyond(f"{size} parameters", f"models of up to {largest}")
+                _beyond(f"{size} parameters", f"models of up to {largest}", 3)
             return opt.init(params)
 
         return optax.GradientTransformationExtraArgs(init, opt.update)
@@ -74,9 +98,9 @@ def _highest(seen: Any) -> int | None:
     return high if isinstance(high, int) else None
 
 
-def _beyond(what: str, seen: str) -> None:
+def _beyond(what: str, seen: str, level: int) -> None:
     # Python shows a warning of one text and place once.
-    warnings.warn(f"{what}: these weights were made on {seen}; compare with a tuned optimizer", stacklevel=3)
+    warnings.warn(f"{what}: these weights were made on {seen}; compare with a tuned optimizer", stacklevel=level)
 
 
 def list_pretrained() -> list[str]:
@@ -86,18 +110,19 @@ def list_pretrained() -> list[str]:
 
 
 def from_pretrained(
-    name_or_path: str | os.PathLike[str], num_steps: int | Int[Array, ""] = 10_000
+    name_or_path: str | os.PathLike[str], num_steps: int | Int[Array, ""] = UNSTATED
 ) -> optax.GradientTransformationExtraArgs:
     """The optimizer of a release, or of a folder made by meta-training.
 
     Args:
       name_or_path: a name of `list_pretrained`, or a folder; a name wins over a folder that is called the same.
-      num_steps: updates that the training run will make, for rules that read it; may be a traced integer.
+      num_steps: updates that the training run will make, for rules that read it, 10,000 if not given, with a warning;
+        may be a traced integer.
 
     Raises:
       WeightsError: no such release or folder, or one that is damaged.
     """
-    return load_pretrained(name_or_path).transform(num_steps)
+    return load_pretrained(name_or_path)._transform(num_steps, 3)
 
 
 def load_pretrained(name_or_path: str | os.PathLike[str]) -> Pretrained:

@@ -1,6 +1,6 @@
 """What a run says of its result: measured losses, and the recipe that goes into card.json."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import jax
@@ -8,6 +8,7 @@ import numpy as np
 
 from meta_train import config as configs
 from meta_train import mesh, run_directory
+from meta_train.config import FactorConfig
 from meta_train.outer import Experiment
 from meta_train.progress import Reporter
 
@@ -29,8 +30,10 @@ def card(experiment: Experiment, *, step: int, seconds: float, results: dict[str
     config = experiment.config
     models = [jax.eval_shape(problem.task.init, jax.random.key(0)).params for problem in experiment.problems]
     sizes = [sum(x.size for x in jax.tree.leaves(model)) for model in models]
+    rate = {} if config.factor == FactorConfig() else {"learning_rate": asdict(config.factor)}
     return {
         "recipe": {
+            **rate,
             "config": configs.to_json(config),
             "outer_steps": step,
             "inner_steps": step * experiment.inner_steps,

@@ -168,7 +168,7 @@ def export_command(argv: Sequence[str]) -> int:
         raise InputError("--licence and --rule are for published weights: add --layout, or leave them out")
     else:
         target = export(args.run, args.name, args.dest, args.evaluation)
-    print(f"{target}\nlearned_opt.from_pretrained({args.name if args.dest is None else str(target)!r})")
+    print(f"{target}\n{_use(args.name if args.dest is None else str(target), target)}")
     return 0
 
 
@@ -243,15 +243,36 @@ def _meta_train(config: MetaTrainConfig, out: Path, process: distributed.Process
     results = outcome.results
     print(
         f"meta-loss {results['meta_loss_before']:.4f} before, {results['meta_loss_after']:.4f} after "
-        f"(mean loss per inner step, {results['episodes']} fixed episodes)\n"
+        f"({_OBJECTIVES[config.estimator.objective]}, {results['episodes']} fixed episodes)\n"
         f"weights: {out / 'weights.safetensors'}\n\n"
         "  import learned_opt, optax\n"
-        f"  opt = learned_opt.from_pretrained({str(out)!r}, num_steps={config.horizon.high})\n"
+        f"  opt = {_use(str(out), out, config.horizon.high)}\n"
         "  state = opt.init(params)\n"
         "  updates, state = opt.update(grads, state, params, value=loss)\n"
         "  params = optax.apply_updates(params, updates)"
     )
     return 0
+
+
+_OBJECTIVES = {
+    "mean": "mean loss per inner step",
+    "final": "mean loss per inner step",
+    "validation": "mean validation loss per inner step",
+    "relative": "weighted mean of log(loss / cap + 0.01)",
+}
+"""What the meta-loss of a run is."""
+
+
+def _use(name: str, folder: Path, num_steps: int | None = None) -> str:
+    """The expression that makes an optimizer of the weights in `folder`."""
+    from learned_opt import rules
+    from learned_opt.pretrained import load_pretrained
+
+    loaded = load_pretrained(folder)
+    if loaded.takes_learning_rate:
+        return f"learned_opt.chain(learned_opt.from_pretrained({name!r}), learning_rate=...)"
+    steps = f", num_steps={num_steps or '...'}" if loaded.rule.name in rules.READ_NUM_STEPS else ""
+    return f"learned_opt.from_pretrained({name!r}{steps})"
 
 
 def _parse(

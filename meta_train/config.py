@@ -176,7 +176,7 @@ class MetaTrainConfig:
             warmup < self.steps,
             "meta_optimizer.warmup_steps",
             warmup,
-            f"fewer than the {self.steps} outer steps",
+            f"fewer than the {self.steps} outer steps; lower it too",
         )
         _check_estimator(self.estimator)
 

@@ -12,12 +12,16 @@ from meta_train import hosts, outer
 from meta_train.collectives import collectives
 from meta_train.config import MetaTrainConfig
 from meta_train.outer import Experiment, State
-from meta_train.progress import duration
+from meta_train.progress import Reporter, duration
 from meta_train.trainer import arguments, compile_step
 
 
-def dry_run(config: MetaTrainConfig) -> str:
+def dry_run(config: MetaTrainConfig, reporter: Reporter | None = None) -> str:
     """Compile the outer step, make two on the devices of this process, and describe the run on several lines.
+
+    Args:
+      config: the run.
+      reporter: told what takes a while; standard error by default.
 
     Raises:
       InputError: as `meta_train`.
@@ -26,14 +30,17 @@ def dry_run(config: MetaTrainConfig) -> str:
     state = experiment.init()
     pairs = config.estimator.pairs * len(experiment.problems)
     theta = f"{optax.tree.size(state.theta):,} weights of {experiment.rule.name}"
+    reporter = reporter or Reporter()
     start = time.monotonic()
-    compiled: Any = compile_step(experiment, state)
+    with reporter.task("compiling the outer step"):
+        compiled: Any = compile_step(experiment, state)
     compile_seconds = time.monotonic() - start
     messages = collectives(compiled.as_text())
     flops = flops_per_inner_step(experiment, state)
     memory = compiled.memory_analysis()
     given, temporary = show_bytes(memory.argument_size_in_bytes), show_bytes(memory.temp_size_in_bytes)
-    seconds = seconds_per_step(experiment, state, compiled)
+    with reporter.task("making two outer steps"):
+        seconds = seconds_per_step(experiment, state, compiled)
     devices, used = jax.devices(), 1 if experiment.mesh is None else experiment.mesh.size
     rows = {
         "configuration": json.dumps(configs.to_json(config)),

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
-from learned_opt.errors import InputError
+from learned_opt.errors import InputError, WeightsError
 from learned_opt.pretrained import load_pretrained
 from learned_opt.rules import make_rule
 from learned_opt.rules.base import Rule, check_theta
@@ -120,7 +120,10 @@ class Experiment:
             if not hasattr(self.rule, "expert"):
                 raise InputError(f"rule.start expert: {self.rule.name} imitates none; leave it out, or name weights")
             return cast(Any, self.rule).expert(self._key(THETA))
-        found = load_pretrained(start)
+        try:
+            found = load_pretrained(start)
+        except WeightsError as error:
+            raise WeightsError(f"rule.start {start}: {error}") from error
         if type(found.rule) is not type(self.rule):
             raise InputError(f"rule.start {start}: weights of {found.rule}, expected those of {self.rule}")
         check_theta(self.rule, found.theta)

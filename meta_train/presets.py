@@ -83,6 +83,8 @@ PRESETS: dict[str, Preset] = {
                     "schedule": 2.0,
                     "zero": 2.0,
                     "step/w": 0.15,
+                    "step/b": 1.0,
+                    "mix/b": 1.0,
                 },
             ),
             meta_optimizer=MetaOptimizerConfig(learning_rate=0.05, warmup_steps=3),

@@ -97,8 +97,8 @@ def check_num_steps(num_steps: Any, *, needed: bool) -> None:
         num_steps = num_steps.item()
     if not isinstance(num_steps, int) or isinstance(num_steps, bool) or num_steps < 1:
         raise InputError(
-            f"num_steps is {num_steps!r}: expected the number of updates of the training run, at least 1; "
-            "give transform(theta, num_steps=...)"
+            f"num_steps is {num_steps!r}: expected the number of updates of the training run, an integer of at least "
+            "1; give num_steps=..."
         )
 
 

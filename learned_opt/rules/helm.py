@@ -12,6 +12,8 @@ Each update, for x = t / num_steps, the training loss l, and every tensor with n
     u   <- min(u, |l| / (n sqrt(mean R)))         how far the loss is away in this tensor alone, were it linear
     U   = geometric mean of sqrt(f mean p^2) over matrices that are not zero       f: fan-in; 1 for vectors
     v   = min(exp(z_0) U / sqrt(f), exp(z_1) u)                              what a tensor at zero counts as
+          of models whose matrices all start at zero, or that have none: U is that of the other tensors at the start
+          and at least 1, as initialisers have it; u is the largest so far and at least 3 % of the other; z_1 = 0
     F   = the 30 inputs of `learned_opt.helm_inputs`
     o   = F W_0 + relu(F W_1 + mean over tensors(F W_2) + b_1) W_3 + b_3
     c   <- c + clip(o_0, -1, 1) / ((t + 10) ln 10 / 10)                   a drift in nats per decade of time
@@ -19,7 +21,7 @@ Each update, for x = t / num_steps, the training loss l, and every tensor with n
     e   = sum_k o_{2+k} B_k,   B = g q, M_0 q, M_1 q, M_2 q, M_0 / rms(M_0), M_1 / rms(M_1)
     E   = e as a matrix (all axes but the last together), its singular values made equal; a vector e is its own E
     d   = (1 - o_8) e / rms(e) + o_8 E / rms(E)
-    p   <- p - eta sqrt(mean p^2 + v^2) (d / rms(d) + o_9 p / rms(p))
+    p   <- p - eta sqrt(mean p^2 + v^2) (d / rms(d) + o_9 p / rms(p))                where R is not zero
 
 Before meta-training o is constant but for the horizon: relative steps of `rate` sqrt(1000 / num_steps) along Adam's
 B_1, with a linear schedule. `expert` has constants chosen by hand, those that did best on the suite `validation`: it
@@ -40,7 +42,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from learned_opt import fused, loss_features
 from learned_opt.accumulators import Accumulators
@@ -61,6 +63,7 @@ from learned_opt.helm_inputs import (
     inverse_rms,
     observe,
 )
+from learned_opt.helm_sizes import at_zero, origin
 from learned_opt.loss_features import LossAverages
 from learned_opt.network import EXACT, Layer, PerParameterMLP
 from learned_opt.recurrent import initial_linear, linear
@@ -110,6 +113,8 @@ class State(NamedTuple):
     """For each tensor an average over 10 updates of g . step / |l|, scalars in a tree like the parameters."""
     unit: Array
     """u, shape [tensors]; `UNKNOWN` before the first gradient."""
+    origin: Array
+    """U of a model whose matrices all start at zero, or that has none; 0 of the others."""
     losses: LossAverages
 
 
@@ -203,7 +208,7 @@ class Helm:
             progress = jax.tree.map(lambda _: jnp.zeros((), jnp.float32), params)
             unit = jnp.full((n,), UNKNOWN, jnp.float32)
             start = (jnp.zeros((n,)), jnp.zeros((n, AGREEMENT.size)), progress, unit)
-            return State(jnp.zeros((), jnp.int32), acc, *start, loss_features.init())
+            return State(jnp.zeros((), jnp.int32), acc, *start, origin(params), loss_features.init())
 
         def update(
             updates: PyTree, state: Any, params: PyTree = None, *, value: Any = None, **extra: Any
@@ -235,8 +240,9 @@ def steer(theta: Theta, state: State, seen: Seen, params: PyTree, loss: Array, n
     x = t / jnp.maximum(jnp.asarray(num_steps, jnp.float32), 1.0)
     known = jnp.isfinite(loss) & (seen.r > 0)
     unit = jnp.where(known, jnp.abs(loss) / (n * jnp.sqrt(jnp.maximum(seen.r, TINY))), UNKNOWN)
-    unit = jnp.minimum(state.unit, unit)
-    floor = at_zero(theta.zero, seen.p, unit, leaves)
+    first = state.unit >= UNKNOWN
+    unit = jnp.where((state.origin > 0) & known & ~first, jnp.maximum(state.unit, unit), jnp.minimum(state.unit, unit))
+    floor = at_zero(theta.zero, seen.p, unit, state.origin, leaves)
     decay = jnp.asarray(AGREEMENT)[None]
     agreement = decay * state.agreement + (1.0 - decay) * seen.agreement[:, None]
     state = state._replace(unit=unit, agreement=agreement)
@@ -253,25 +259,6 @@ def steer(theta: Theta, state: State, seen: Seen, params: PyTree, loss: Array, n
     eta = jnp.exp(jnp.clip(drift + o[:, 1], -25.0, 1.0)) * schedule
     size = eta * jnp.sqrt(seen.p + floor**2 + TINY)
     return state._replace(drift=drift), Own(size, o[:, 2:])
-
-
-def at_zero(z: Array, p: Array, unit: Array, leaves: list[Any]) -> Float[Array, " tensors"]:
-    """v: what a tensor counts as where it is zero, in its own units; 0 where no gradient has been seen.
-
-    Args:
-      z: see `Theta`.
-      p: mean(p^2) of every tensor.
-      unit: u; a gradient that is only rounding, as of a bias before a batch norm, makes it huge, and U then bounds v.
-      leaves: the parameters.
-    """
-    fan_in = np.array([max(1, jnp.size(x) // max(1, x.shape[-1])) if jnp.ndim(x) else 1 for x in leaves], np.float32)
-    matrix = np.array([jnp.ndim(x) >= 2 for x in leaves])
-    nonzero = p > TINY
-    counted = jnp.where(jnp.any(nonzero & matrix), nonzero & matrix, nonzero)
-    logs = jnp.where(counted, 0.5 * jnp.log(jnp.maximum(p, TINY) * fan_in), 0.0)
-    typical = jnp.exp(z[0] + jnp.sum(logs) / jnp.maximum(jnp.sum(counted), 1)) / np.sqrt(fan_in)
-    v = jnp.exp(z[1]) * jnp.where(unit < UNKNOWN, unit, 0.0)
-    return jnp.where(jnp.any(counted), jnp.minimum(typical, v), v)
 
 
 def _as_matrix(shape: tuple[int, ...]) -> tuple[int, int] | None:
@@ -304,6 +291,8 @@ def _tensor(
     else:
         d = e
     p = p.astype(jnp.float32)
-    step = -own.size * (d + (o[7] * jax.lax.rsqrt(jnp.mean(p * p) + TINY)) * p)
+    # A tensor that the loss has never depended on stays as it is.
+    size = jnp.where(jnp.mean(r) > 0, own.size, 0.0)
+    step = -size * (d + (o[7] * jax.lax.rsqrt(jnp.mean(p * p) + TINY)) * p)
     progress = 0.9 * progress + 0.1 * jnp.sum(g * step) / (magnitude + TINY)
     return step, (acc, progress)

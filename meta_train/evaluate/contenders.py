@@ -136,7 +136,13 @@ def resolve(name: str, *, trials: int) -> Contender:
     if Path(weights).is_dir() or weights in released:
         loaded = learned_opt.load_pretrained(weights)
         if weights != name:
+            if loaded.rule.name in learned_opt.rules.READ_NUM_STEPS:
+                raise InputError(
+                    f"optimizers: {name!r}: {loaded.rule.name} sets its own rate and schedule, expected {weights!r}"
+                )
             return tuned(name, loaded.rule, loaded.theta, loaded.card, trials)
+        if loaded.takes_learning_rate:
+            raise InputError(f"optimizers: {name!r} is a direction that takes a rate, expected {name + TUNED!r}")
         return learned(name, loaded.rule, loaded.theta, loaded.card)
     near = difflib.get_close_matches(name, [*baselines.TABLE, *released], n=3)
     hint = f"did you mean {' or '.join(near)}? " if near else ""

@@ -25,7 +25,7 @@ def trained_on(
         if seen.shared:
             reasons = dict.fromkeys(reason for why in seen.shared.values() for reason in why)
             say(
-                f"warning: {name} was meta-trained on {seen.distribution}, and {len(seen.shared)} of {len(tasks)} "
+                f"warning: {name} was made on {seen.distribution}, and {len(seen.shared)} of {len(tasks)} "
                 f"tasks are not held out from it ({', '.join(reasons)}); judge it on another suite, such as held-out"
             )
     return found

@@ -49,7 +49,7 @@ __all__ = [
 NOTES = {
     "interval": f"two-sided {LEVEL:.0%}: Student's t over seeds; over tasks, see aggregate",
     "budget": "the first n trials of a baseline: 1 its default, 7 rates, 42 with schedules and weight decays; a "
-    "learned optimizer has one trial at every budget",
+    "learned optimizer has one trial at every budget, or with +tuned those of a baseline",
     "selection": "per task and budget, the trial with the fewest diverged seeds, then the lowest mean over seeds of "
     "the final training loss (for what is said of the validation loss: the final validation loss), chosen on the "
     "reported seeds: favourable to the tuned baselines",

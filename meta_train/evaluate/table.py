@@ -144,7 +144,7 @@ def overall_table(summary: Summary) -> Table:
             )
     table.caption = (
         "against the best baseline of each task, tuned with the trials of `budget`; learned optimizers have one "
-        "trial. ratio, speed-up: interquartile means over tasks "
+        "trial, with +tuned those of a baseline. ratio, speed-up: interquartile means over tasks "
         f"[{LEVEL:.0%}, bootstrap over tasks, from 4 tasks on], failures counted as the worst, - where they decide. "
         "+ / ? / -: better, undecided, worse on the final training loss, Student's paired test over seeds, without "
         "correction. "

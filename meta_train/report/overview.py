@@ -94,8 +94,8 @@ def _by_task(evaluation: Evaluation) -> str:
 
 def _budgets(evaluation: Evaluation) -> str:
     caption = (
-        "Trials: what each baseline may try; a learned optimizer has one at every budget. Columns as in the table over "
-        "all tasks; Holm: verdicts corrected for the number of tasks."
+        "Trials: what each baseline may try; a learned optimizer has one at every budget, with +tuned those of a "
+        "baseline. Columns as in the table over all tasks; Holm: verdicts corrected for the number of tasks."
     )
     parts = [
         f"<h3>{escape(name)}</h3>{overview_tables.budgets(evaluation, name)}"

@@ -104,7 +104,7 @@ def _seen(evaluation: Evaluation, name: str) -> str:
     why = "; ".join(f"{escape(task)}: {escape(', '.join(reasons))}" for task, reasons in seen.shared.items())
     tasks = f"{len(seen.shared)} of {plural(len(evaluation.summary.per_task), 'task')}"
     return (
-        f'<p class="warning">{escape(name)} was meta-trained on {escape(seen.distribution)}, and {tasks} are not held '
+        f'<p class="warning">{escape(name)} was made on {escape(seen.distribution)}, and {tasks} are not held '
         f"out from it: {why}. Its figures there do not say how it does elsewhere.</p>"
     )
 

@@ -84,3 +84,47 @@ def test_units_do_not_matter(theta):
 def test_the_expert_trains():
     losses = train(RULE.expert(jax.random.key(3)), {"w": 1.0, "b": 1.0, "gain": 1.0})
     assert losses[-1] - 1.0 < 0.2 * (losses[0] - 1.0)
+
+
+def fit(loss, params, steps):
+    """The parameters after so many steps of the expert."""
+    opt = RULE.transform(RULE.expert(jax.random.key(3)), num_steps=steps)
+
+    def step(carry, _):
+        p, state = carry
+        value, gradient = jax.value_and_grad(loss)(p)
+        updates, state = opt.update(gradient, state, p, value=value)
+        return (optax.apply_updates(p, updates), state), None
+
+    return jax.jit(lambda: jax.lax.scan(step, (params, opt.init(params)), None, steps)[0][0])()
+
+
+@pytest.mark.parametrize("matrix", [True, False], ids=["matrix", "vector"])
+def test_a_linear_model_that_starts_at_zero_is_fitted(matrix):
+    """Where nothing has a size, steps have that of usual initialisations, within reach of the loss; see `origin`."""
+    x = jax.random.normal(jax.random.key(1), (200, 5))
+    known = {"w": jnp.arange(1.0, 6.0).reshape((5, 1) if matrix else (5,)), "b": jnp.float32(10.0)}
+    predict = lambda p: (x @ p["w"]).reshape(-1) + p["b"]
+    found = fit(lambda p: jnp.mean((predict(p) - predict(known)) ** 2), jax.tree.map(jnp.zeros_like, known), 1000)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=0.02), found, known)
+
+
+def test_a_scalar_crosses_zero():
+    found = fit(lambda p: (p["a"] - 3.0) ** 2, {"a": jnp.float32(-3.0)}, 1000)
+    assert found["a"] == pytest.approx(3.0, abs=0.01)
+
+
+def test_a_loss_of_zero_at_the_start_says_no_distance():
+    """As a policy gradient's surrogate, whose value is nothing and whose gradient is all."""
+    surrogate = lambda p: jnp.sum((p["a"] - jax.lax.stop_gradient(p["a"])) * (jax.lax.stop_gradient(p["a"]) - 1.0))
+    found = fit(surrogate, {"a": jnp.zeros((3,))}, 1000)
+    np.testing.assert_allclose(found["a"], 1.0, atol=0.01)
+
+
+def test_what_the_loss_does_not_depend_on_stays():
+    """Decay as well waits for a gradient."""
+    start = {"w": jnp.ones((4, 3)), "unused": jnp.ones((4, 3)), "gain": jnp.ones((3,))}
+    found = fit(lambda p: jnp.mean((p["w"] - 3.0) ** 2), start, 50)
+    assert not np.array_equal(found["w"], start["w"])
+    np.testing.assert_array_equal(found["unused"], start["unused"])
+    np.testing.assert_array_equal(found["gain"], start["gain"])

@@ -166,5 +166,11 @@ def test_warns_beyond_what_the_weights_have_seen(tmp_path):
     blind = learned_opt.from_pretrained(tmp_path / "blind", 10_000)
     with pytest.warns(UserWarning, match="num_steps 101: .* of up to 100 steps"):
         learned_opt.from_pretrained(tmp_path / "known", 101)
+    with pytest.warns(UserWarning, match="num_steps is not given, and helm .*: 10000 is taken") as warned:
+        learned_opt.from_pretrained(tmp_path / "known")
+    assert len(warned) == 1
+    with pytest.warns(UserWarning, match="num_steps is not given"):
+        learned_opt.load_pretrained(tmp_path / "known").transform()
+    learned_opt.from_pretrained(tmp_path / "blind")
     with pytest.warns(UserWarning, match="13 parameters: .* models of up to 12"):
         blind.init(params(13))

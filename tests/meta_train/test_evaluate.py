@@ -309,6 +309,19 @@ def test_a_directory_of_weights_is_loaded(tmp_path, monkeypatch):
         contenders.resolve_all([f"{tmp_path}/run"], trials=7)
 
 
+def test_who_is_tuned_is_who_takes_a_rate(tmp_path, monkeypatch):
+    """A direction without a rate and a rate on top of a schedule of its own are refused, with what was meant."""
+    monkeypatch.undo()
+    card = {field: {} for field in learned_opt.pretrained.CARD_FIELDS}
+    for rule, recipe in ((learned_opt.Celo2Base(hidden=2), {"learning_rate": {}}), (learned_opt.Helm(hidden=2), {})):
+        theta = rule.init(jax.random.key(0))
+        learned_opt.pretrained.save_pretrained(tmp_path / rule.name, rule, theta, card | {"recipe": recipe})
+    with pytest.raises(InputError, match=r"celo2_base' is a direction .* expected '.*celo2_base\+tuned'"):
+        contenders.resolve_all([f"{tmp_path}/celo2_base"], trials=1)
+    with pytest.raises(InputError, match=r"helm\+tuned': helm sets its own rate and schedule, expected '.*helm'"):
+        contenders.resolve_all([f"{tmp_path}/helm+tuned"], trials=1)
+
+
 def test_a_learned_direction_is_tuned_as_a_baseline_is(tmp_path, monkeypatch):
     """Its own trials; the step of each is the rate at that time times direction and decay, which spares vectors."""
     monkeypatch.undo()
