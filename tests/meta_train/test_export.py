@@ -177,3 +177,23 @@ def test_a_name_is_taken_once(tmp_path: Path, theta_state: Path) -> None:
     export_published(theta_state, "celo2", "theirs", tmp_path)
     with pytest.raises(InputError, match="not overwritten"):
         export_published(theta_state, "celo2", "theirs", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rule", "recipe", "expected"),
+    [
+        (learned_opt.Helm(hidden=2), {}, "learned_opt.from_pretrained('mine', num_steps=...)"),
+        (learned_opt.SmallFC(hidden=2), {}, "learned_opt.from_pretrained('mine')"),
+        (
+            learned_opt.Celo2Base(hidden=2),
+            {"learning_rate": {"low": 0.1}},
+            "learned_opt.chain(learned_opt.from_pretrained('mine'), learning_rate=...)",
+        ),
+    ],
+    ids=["steps", "plain", "rate"],
+)
+def test_what_is_printed_can_be_used(tmp_path: Path, rule: Any, recipe: Any, expected: str) -> None:
+    """With a rate where the weights take one, and with the number of steps where the rule reads it."""
+    card = dict.fromkeys(CARD_FIELDS, "") | {"recipe": recipe}
+    save_pretrained(tmp_path, rule, rule.init(jax.random.key(0)), card)
+    assert cli._use("mine", tmp_path) == expected
