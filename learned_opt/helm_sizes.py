@@ -11,7 +11,7 @@ from learned_opt.helm_inputs import TINY, UNKNOWN
 
 PyTree = Any
 
-SURROGATE = 0.03
+SURROGATE = 0.02
 """Of a model that starts at zero, the least share of U that counts: a surrogate loss may be 0 and says no distance."""
 
 
@@ -30,7 +30,7 @@ def at_zero(z: Array, p: Array, unit: Array, origin: Array, leaves: list[Any]) -
     """v: what a tensor counts as where it is zero, in its own units; 0 where no gradient has been seen.
 
     Args:
-      z: see `Theta`.
+      z: see `Theta`; it speaks of models with matrices that are not zero at the start.
       p: mean(p^2) of every tensor.
       unit: u; a gradient that is only rounding, as of a bias before a batch norm, makes it huge, and U then bounds v.
       origin: see `State`.
@@ -43,5 +43,5 @@ def at_zero(z: Array, p: Array, unit: Array, origin: Array, leaves: list[Any]) -
     logs = jnp.where(counted, 0.5 * jnp.log(jnp.maximum(p, TINY) * fan_in), 0.0)
     u = jnp.where(unit < UNKNOWN, unit, 0.0)
     U = jnp.where(origin > 0, origin, jnp.exp(jnp.sum(logs) / jnp.maximum(jnp.sum(counted), 1)))
-    typical = jnp.exp(z[0]) * U / np.sqrt(fan_in)
+    typical = jnp.where(origin > 0, 1.0, jnp.exp(z[0])) * U / np.sqrt(fan_in)
     return jnp.minimum(typical, jnp.where(origin > 0, jnp.maximum(u, SURROGATE * typical), jnp.exp(z[1]) * u))

@@ -12,8 +12,8 @@ Each update, for x = t / num_steps, the training loss l, and every tensor with n
     u   <- min(u, |l| / (n sqrt(mean R)))         how far the loss is away in this tensor alone, were it linear
     U   = geometric mean of sqrt(f mean p^2) over matrices that are not zero       f: fan-in; 1 for vectors
     v   = min(exp(z_0) U / sqrt(f), exp(z_1) u)                              what a tensor at zero counts as
-          of models whose matrices all start at zero, or that have none: U is that of the other tensors at the start
-          and at least 1, as initialisers have it; u is the largest so far and at least 3 % of the other; z_1 = 0
+          of models whose matrices all start at zero, or that have none: z = 0; U is that of the other tensors at
+          the start and at least 1, as initialisers have it; u is the largest so far and at least 2 % of U / sqrt(f)
     F   = the 30 inputs of `learned_opt.helm_inputs`
     o   = F W_0 + relu(F W_1 + mean over tensors(F W_2) + b_1) W_3 + b_3
     c   <- c + clip(o_0, -1, 1) / ((t + 10) ln 10 / 10)                   a drift in nats per decade of time
