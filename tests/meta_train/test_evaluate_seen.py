@@ -1,4 +1,4 @@
-"""What a learned optimizer was meta-trained on is told where it is judged on it."""
+"""What a learned optimizer was made on is told where it is judged on it."""
 
 import json
 from types import SimpleNamespace
@@ -33,7 +33,7 @@ def test_a_suite_with_the_data_of_training():
     assert found == TrainedOn("digits-mlp", {task: ["data set sklearn_digits"] for task in both})
     (line,) = said
     assert line == (
-        "warning: mine was meta-trained on digits-mlp, and 2 of 2 tasks are not held out from it "
+        "warning: mine was made on digits-mlp, and 2 of 2 tasks are not held out from it "
         "(data set sklearn_digits); judge it on another suite, such as held-out"
     )
 

@@ -136,5 +136,5 @@ def test_what_was_meta_trained_on_is_said(directory):
     }
     text = page(replace(evaluation, summary=replace(evaluation.summary, trained_on=seen)))
     assert "small-fc-digits: digits-mlp; runs/&lt;b&gt;&amp;co: gone, a distribution not known here" in text
-    assert "was meta-trained on digits-mlp, and 1 of 2 tasks are not held out from it: task_00: data set" in text
+    assert "was made on digits-mlp, and 1 of 2 tasks are not held out from it: task_00: data set" in text
     assert text.count('class="warning"') == 1
