@@ -58,7 +58,7 @@ class Pretrained(NamedTuple):
     @property
     def takes_learning_rate(self) -> bool:
         """Whether the weights are a direction, to be used with a learning rate, as far as the card tells."""
-        recipe = self.card["recipe"]
+        recipe = self.card.get("recipe")
         return isinstance(recipe, Mapping) and "learning_rate" in recipe
 
     def transform(self, num_steps: int | Int[Array, ""] = UNSTATED) -> optax.GradientTransformationExtraArgs:

@@ -85,7 +85,7 @@ def test_num_steps_that_is_no_length(rule: Any, theta: Any) -> None:
 @each_rule
 def test_num_steps_may_be_missing_where_it_is_not_read(rule: Any, theta: Any) -> None:
     if rule.name in READS_STEPS:
-        with pytest.raises(InputError, match=r"num_steps is None.*transform\(theta, num_steps"):
+        with pytest.raises(InputError, match=r"num_steps is None.*give num_steps="):
             rule.transform(theta)
     else:
         rule.transform(theta)

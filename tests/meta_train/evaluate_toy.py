@@ -1,7 +1,6 @@
 """A task that trains in microseconds, for the tests of the evaluation."""
 
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +8,7 @@ import numpy as np
 import optax
 
 import learned_opt
+from learned_opt.pretrained import Pretrained
 from tasks import suites
 from tasks.task import Variables
 
@@ -64,5 +64,5 @@ def install(patch, rate=0.3):
     """A suite of two tasks, the second with inputs so large that SGD diverges, and one pretrained name."""
     patch.setattr(suites, "suite", lambda name: (linear("small"), linear("large", scale=20.0)))
     patch.setitem(vars(learned_opt), "list_pretrained", lambda: ["decayed_sgd"])
-    mine = SimpleNamespace(rule=ScaledSGD(), theta={"rate": jnp.float32(rate)}, card={})
+    mine = Pretrained(rule=ScaledSGD(), theta={"rate": jnp.float32(rate)}, card={})
     patch.setitem(vars(learned_opt), "load_pretrained", lambda name: mine)

@@ -1,13 +1,13 @@
 """What a learned optimizer was made on is told where it is judged on it."""
 
 import json
-from types import SimpleNamespace
 
 import evaluate_toy
 import jax.numpy as jnp
 import pytest
 
 import learned_opt
+from learned_opt.pretrained import Pretrained
 from meta_train.evaluate import contenders, evaluate
 from meta_train.evaluate import seen as seen_module
 from meta_train.evaluate.seen import trained_on
@@ -56,7 +56,7 @@ def test_an_evaluation_says_so_once_and_keeps_it(tmp_path, monkeypatch, capsys):
     training = Provenance(frozenset({"large"}), {"image_mlp": {}})
     monkeypatch.setattr(seen_module, "of_training", lambda distribution, drawn: training)
     card = {"data": {"family": "digits-mlp", "tasks": []}}
-    mine = SimpleNamespace(rule=evaluate_toy.ScaledSGD(), theta={"rate": jnp.float32(0.3)}, card=card)
+    mine = Pretrained(rule=evaluate_toy.ScaledSGD(), theta={"rate": jnp.float32(0.3)}, card=card)
     monkeypatch.setitem(vars(learned_opt), "load_pretrained", lambda name: mine)
     evaluate(["decayed_sgd"], "toy", tmp_path, steps=4, seeds=1, trials=1, jobs=1)
     summary = json.loads((tmp_path / "summary.json").read_text())
