@@ -195,7 +195,7 @@ def figure(lines: list[dict[str, Any]]) -> Any:
         axis.set(xticks=range(len(names)), xticklabels=names, yscale="log", title=panel)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    axes[0].legend(fontsize=7)
+    made.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(SCORES))
     axes[0].set_ylabel("mean training loss")
     return made
 
