@@ -136,7 +136,7 @@ PRESETS: dict[str, Preset] = {
         config=_celo("celo2_base", {}, learning_rate=1e-4),
     ),
     "small_fc": Preset(
-        description="small_fc by the recipe of Celo's baselines: PES on the same tasks and steps: 4 hours on two CPU cores",
+        description="small_fc by the recipe of Celo's baselines: PES on the same tasks and steps: 4 hours on two cores",
         config=_celo("small_fc", {}, learning_rate=1e-4),
     ),
     "debug": Preset(
