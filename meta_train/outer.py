@@ -6,6 +6,7 @@ theta <- theta + s AdamW(clip(s g)),   warm-up + cosine; skipped when g is not f
 s are the factors on the noise of each part, so that a part is sought in units of its noise; 1 unless set.
 """
 
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
@@ -31,6 +32,7 @@ from tasks.catalogue.entries import Library
 from tasks.mixture import draw
 from tasks.streaming import Reservoir
 from tasks.suites import family
+from tasks.task import Task
 
 PyTree = Any
 Problems = tuple[Any, ...]
@@ -105,6 +107,13 @@ class Experiment:
     def inner_steps(self) -> int:
         """Inner steps of one outer step, all particles of all tasks counted."""
         return self.estimator.inner_steps * len(self.problems)
+
+    def task_shapes(self) -> dict[str, str]:
+        """Of each task, by place and name: CRC-32 of the shapes of its data and of what it trains.
+
+        Not of values, which differ in their last bits between devices, nor of settings, whose names may change.
+        """
+        return {f"{i} {problem.task.name}": _shapes(problem.task) for i, problem in enumerate(self.problems)}
 
     def initial_theta(self) -> PyTree:
         """Weights before the first outer step.
@@ -228,6 +237,12 @@ class Experiment:
 
     def _key(self, stream: int) -> Array:
         return jax.random.fold_in(jax.random.key(self.config.seed), stream)
+
+
+def _shapes(task: Task) -> str:
+    """See `Experiment.task_shapes`."""
+    described = [*jax.tree.leaves(task), *jax.tree.leaves(jax.eval_shape(task.init, jax.random.key(0)))]
+    return f"{zlib.crc32(' '.join(f'{x.dtype}{x.shape}' for x in described).encode()):08x}"
 
 
 def build(config: MetaTrainConfig) -> Experiment:

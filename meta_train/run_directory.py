@@ -1,6 +1,6 @@
 """The directory of a meta-training run: who may write it, and what it was made with.
 
-    config.json           configuration, and a record of every start (versions, devices, command)
+    config.json           configuration, and a record of every start (versions, devices, command, tasks)
     metrics.jsonl  tb/    see `meta_train.metrics`
     checkpoints/          see `meta_train.checkpointing`
     weights.safetensors   card.json   the result, loadable by `learned_opt.from_pretrained`
@@ -15,7 +15,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -83,7 +83,26 @@ def is_run(run: Path) -> bool:
     return (run / CONFIG).exists()
 
 
-def record_start(run: Path, config: MetaTrainConfig, *, step: int, devices: Sequence[str]) -> None:
+def check_tasks(run: Path, tasks: Mapping[str, str]) -> None:
+    """Compare the shapes of tasks with those that `run` was begun with, if it was.
+
+    Raises:
+      InputError: one differs, so its checkpoints fit nothing.
+    """
+    starts = _read(run)["starts"] if is_run(run) else []
+    theirs = starts[0].get("tasks") if starts else None
+    if theirs is None or theirs == dict(tasks):
+        return
+    name = next(name for name in [*theirs, *tasks] if theirs.get(name) != tasks.get(name))
+    raise InputError(
+        f"{run} was begun with other tasks: {name} is {_told(tasks.get(name))}, expected {_told(theirs.get(name))}. "
+        f"Restore the data, or the version of this package (then {_version(starts[0])}), or choose another --out"
+    )
+
+
+def record_start(
+    run: Path, config: MetaTrainConfig, *, step: int, devices: Sequence[str], tasks: Mapping[str, str]
+) -> None:
     """Write `config.json`, or add this start to the ones that are there."""
     starts = _read(run)["starts"]
     start = {
@@ -92,6 +111,7 @@ def record_start(run: Path, config: MetaTrainConfig, *, step: int, devices: Sequ
         "devices": list(devices),
         "versions": versions(),
         "git": git_revision(),
+        "tasks": dict(tasks),
     }
     _write(run, config, starts=[*starts, start])
 
@@ -127,6 +147,15 @@ def source_digest() -> str:
         for path in sorted((root / package).rglob("*.py")):
             digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def _told(shapes: str | None) -> str:
+    return "not there" if shapes is None else f"of shapes {shapes}"
+
+
+def _version(start: Mapping[str, Any]) -> str:
+    number, revision = start["versions"].get("learned-opt", "unknown"), start["git"]
+    return number if revision is None else f"{number}, revision {revision[:12]}"
 
 
 def _write(run: Path, config: MetaTrainConfig, starts: Sequence[Any]) -> None:

@@ -69,6 +69,7 @@ def meta_train(
             if checkpoints.latest == config.steps == _steps_of_weights(out):
                 results = pretrained.load_pretrained(out).card["results"]
                 return Outcome(config.steps, None, config.steps, results)
+            run_directory.check_tasks(out, experiment.task_shapes())
             for line in hosts.described(devices, experiment):
                 reporter.note(line)
             state = experiment.init()
@@ -111,7 +112,8 @@ def _advance(
     place = partial(mesh.replicate, experiment.mesh) if experiment.mesh is not None else lambda problems: problems
     problems = experiment.problems if resumed_at is None else place(streams.restore(experiment.problems, step))
     if first:
-        run_directory.record_start(out, config, step=step, devices=[str(d.device_kind) for d in jax.devices()])
+        kinds = [str(d.device_kind) for d in jax.devices()]
+        run_directory.record_start(out, config, step=step, devices=kinds, tasks=experiment.task_shapes())
     if resumed_at is not None:
         reporter.note(f"resuming {out} at outer step {step} of {config.steps}")
     with reporter.task("compiling the outer step"):

@@ -3,7 +3,7 @@
     archive/SUITE/OPTIMIZER.json.gz   all trials of one baseline on the tasks of a suite
 
 Rows are exact to six digits; curves have four, of `curves.POINTS` points, and are there only for the trials that are
-best at a named budget. `archived` says when they are used.
+best at a named budget, for any number of the first seeds. `archived` says when they are used.
 
     python -m meta_train.evaluate.archive DIR [--out FOLDER]
 
@@ -14,6 +14,7 @@ import gzip
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -80,17 +81,22 @@ def write(evaluation: Path, root: Path) -> list[Path]:
 def chosen(rows: Sequence[Row]) -> list[int]:
     """Trials that are best at a named budget by one of `MEASURES`: fewest diverged seeds, then the lowest mean.
 
-    Of the losses as they will be read back, or a tie that rounding makes would be decided otherwise there, for a trial
-    without curves.
+    By the first seed alone, by the first two, and so on: an evaluation may ask for fewer. Of the losses as they will be
+    read back, or a tie that rounding makes would be decided otherwise there, for a trial without curves.
     """
     trials = [[row for row in rows if row["trial"] == i] for i in range(rows[-1]["trial"] + 1)]
 
-    def rank(trial: int, measure: str) -> tuple[int, float]:
-        finished = [_digits(row[measure], DIGITS) for row in trials[trial] if not row["diverged"]]
+    def rank(trial: int, measure: str, seeds: int) -> tuple[int, float]:
+        finished = [_digits(row[measure], DIGITS) for row in trials[trial][:seeds] if not row["diverged"]]
         mean = student_t(finished).mean
-        return len(trials[trial]) - len(finished), np.inf if mean is None else mean
+        return seeds - len(finished), np.inf if mean is None else mean
 
-    return sorted({min(range(min(n, len(trials))), key=lambda i: rank(i, m)) for n in BUDGETS for m in MEASURES})
+    return sorted(
+        {
+            min(range(min(budget, len(trials))), key=lambda i: rank(i, measure, seeds))
+            for budget, measure, seeds in product(BUDGETS, MEASURES, range(1, len(trials[0]) + 1))
+        }
+    )
 
 
 def _columns(rows: Sequence[Row], seeds: int) -> dict[str, Any]:

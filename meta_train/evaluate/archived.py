@@ -1,7 +1,7 @@
 """What an archive of results holds for an evaluation; `archive` writes them, `reuse` takes them.
 
-A task is taken from an archive only if everything its numbers depend on is equal: the steps, seeds and trials, what
-the optimizer computes, the versions of jax and optax, the fingerprint of the task (its settings, the shapes of its
+A task is taken from an archive only if everything its numbers depend on is equal: the steps and trials, what the
+optimizer computes, the versions of jax and optax, the fingerprint of the task (its settings, the shapes of its
 parameters, its data), and, for what a fingerprint cannot see, two losses of each seed: the validation loss of its
 initialisation, and the training loss of its first batch.
 """
@@ -28,7 +28,7 @@ from meta_train.evaluate.budget import BUDGETS, SCHEDULES
 from meta_train.evaluate.store import Row
 from tasks.task import Task
 
-FORMAT = "learned_opt_evaluation/1"
+FORMAT = "learned_opt_evaluation/2"
 NUMBERS = ("mean_train_loss", "first_train_loss", "final_train_loss", "final_valid_loss", "diverged_at")
 """Fields of a row that are archived; the others follow."""
 TOLERANCE = 1e-3
@@ -99,9 +99,11 @@ def mismatch(archived: Archived, configuration: Mapping[str, Any], optimizer: st
     if there.get("format") != FORMAT:
         return f"of format {there.get('format')}, expected {FORMAT}"
     with _whole(archived.path):
-        for field in ("steps", "seeds", "seed"):
+        for field in ("steps", "seed"):
             if there[field] != configuration[field]:
-                return f"{field} {there[field]}, asked {configuration[field]}"
+                return f"of {field} {there[field]}, asked {configuration[field]}"
+        if there["seeds"] < configuration["seeds"]:
+            return f"of {there['seeds']} seeds, asked {configuration['seeds']}"
         for package in ("jax", "optax"):
             version, here = there["versions"][package], configuration["versions"][package]
             if version != here:
@@ -132,24 +134,25 @@ def difference(archived: Archived, task: str, task_fingerprint: str, start: Star
         if entry["fingerprint"] != task_fingerprint:
             return "data or settings are not those of the archive"
         initial = _numbers(entry["curves"]["valid_loss"])[0, :, 0]
-        if not _close(initial, start.initial):
+        seeds = len(start.initial)
+        if not _close(initial[:seeds], start.initial):
             return "initial losses are not those of the archive"
-        if not _close(_numbers(entry["first_train_loss"]), start.first[None]):
+        if not _close(_numbers(entry["first_train_loss"])[:, :seeds], start.first[None]):
             return "first training losses are not those of the archive"
     return None
 
 
-def take(archived: Archived, task: str, trials: int) -> Group:
-    """The first `trials` trials on a task, where there is neither `mismatch` nor `difference`; errors as in `read`."""
+def take(archived: Archived, task: str, trials: int, seeds: int) -> Group:
+    """The first trials and seeds on a task, where there is neither `mismatch` nor `difference`; errors as in `read`."""
     with _whole(archived.path):
-        return _group(archived.content, task, trials)
+        return _group(archived.content, task, trials, seeds)
 
 
-def _group(there: Mapping[str, Any], task: str, trials: int) -> Group:
-    entry = there["tasks"][task]
-    curves, seeds, rows = entry["curves"], there["seeds"], []
+def _group(there: Mapping[str, Any], task: str, trials: int, seeds: int) -> Group:
+    entry, made = there["tasks"][task], there["seeds"]
+    curves, rows = entry["curves"], []
     for field in NUMBERS:
-        if _numbers(entry[field]).shape != (len(there["trials"]), seeds):
+        if _numbers(entry[field]).shape != (len(there["trials"]), made):
             raise ValueError(f"{task}, {field}: expected a number for each trial and seed")
     for trial, settings in enumerate(there["trials"][:trials]):
         for seed in range(seeds):
@@ -173,12 +176,12 @@ def _group(there: Mapping[str, Any], task: str, trials: int) -> Group:
     arrays: dict[str, np.ndarray] = {name: np.array(curves[name], np.int32) for name in ("step", "valid_step")}
     for name, when in (("loss", "step"), ("valid_loss", "valid_step")):
         known = _numbers(curves[name]).astype(np.float32)
-        if known.shape[1:] != (seeds, len(arrays[when])):
+        if known.shape[1:] != (made, len(arrays[when])):
             raise ValueError(f"{task}, curves of {name}: expected a number for each seed and moment")
-        arrays[name] = np.full((trials, *known.shape[1:]), np.nan, np.float32)
+        arrays[name] = np.full((trials, seeds, known.shape[2]), np.nan, np.float32)
         for trial, values in zip(curves["trial"], known, strict=True):
             if trial < trials:
-                arrays[name][trial] = values
+                arrays[name][trial] = values[:seeds]
     scalars = {name: np.array(entry[name], float) for name in ("compile_seconds", "state_bytes", "param_bytes")}
     return Group(rows, arrays | scalars)
 

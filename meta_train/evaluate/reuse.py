@@ -58,7 +58,7 @@ def take_archived(
         fingerprint = configuration["fingerprints"][task.name]
         reason = archiving.difference(there, task.name, fingerprint, start_of(task.name))
         if reason is None:
-            group = archiving.take(there, task.name, len(contender.trials))
+            group = archiving.take(there, task.name, len(contender.trials), configuration["seeds"])
             results.add(group.rows, group.curves)
             taken[contender.name] += 1
         else:

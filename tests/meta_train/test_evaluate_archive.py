@@ -103,6 +103,33 @@ def test_a_smaller_budget_is_a_prefix(results, ran, tmp_path):
     assert np.isfinite(store.read_curves(tmp_path / "out", "small", "sgd")["loss"]).all()
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_fewer_seeds_are_a_prefix_with_the_curves_of_what_is_best_there(results, ran, tmp_path, seeds):
+    out, root = results
+    evaluate(["sgd"], "toy", tmp_path / "out", trials=7, archive=root, **SMALL | {"seeds": seeds})
+    assert ran == []
+    pick = lambda row: (row["task"], row["trial"], row["seed"], row["diverged"])
+    there = [row for row in rows(out) if row["seed"] < seeds]
+    assert [*map(pick, rows(tmp_path / "out"))] == [*map(pick, there)]
+    for task in ("small", "large"):
+        curves = store.read_curves(tmp_path / "out", task, "sgd")["loss"]
+        assert curves.shape[:2] == (7, seeds)
+        # Of rows with that many seeds alone, so that a change of `chosen` cannot hide.
+        known = archive.chosen([row for row in there if row["task"] == task])
+        made = store.read_curves(out, task, "sgd")["loss"][known, :seeds]
+        np.testing.assert_allclose(curves[known], np.where(np.isfinite(made), made, np.nan), rtol=1e-3)
+
+
+def test_curves_are_kept_of_what_is_best_by_the_first_seeds():
+    losses = {0: (0.2, 0.3, 0.1), 1: (0.1, 0.5, 0.2), 2: (0.3, 0.1, 0.4), 3: (0.9, 0.9, 0.9)}
+    row = {"diverged": False, "mean_train_loss": 0.5, "final_train_loss": 0.5}
+    made = [
+        row | {"trial": i, "seed": s, "final_valid_loss": x} for i, all_ in losses.items() for s, x in enumerate(all_)
+    ]
+    # By one seed trial 1, by two trial 2 (0.2), by three trial 0.
+    assert archive.chosen(made) == [0, 1, 2]
+
+
 def test_a_longer_task_keeps_its_number_of_steps(ran, tmp_path, monkeypatch):
     small, _ = suites.suite("toy")
     monkeypatch.setattr(suites, "suite", lambda name: (Longer(small, 3),))
@@ -182,8 +209,10 @@ def test_losses_before_training_are_those_of_a_sweep():
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"steps": 41}, "steps 40, asked 41"),
-        ({"seed": 1}, "seed 0, asked 1"),
+        ({"steps": 41}, "of steps 40, asked 41"),
+        ({"seed": 1}, "of seed 0, asked 1"),
+        ({"seeds": 4}, "of 3 seeds, asked 4"),
+        ({"seeds": 2}, None),
         ({"versions": {"jax": "9.9", "optax": "0"}}, "of jax .*, here is 9.9"),
         ({"optimizers": {"sgd": {"trials": [{}] * 3}}}, "for 1, 7, 42 trials, asked 3"),
         ({"optimizers": {"sgd": {"trials": [{}]}}}, "of other trials"),

@@ -25,7 +25,7 @@ CONFIG = dataclasses.replace(PRESETS["debug"].config, steps=30)
 
 def finished(run: Path, outer_steps: int) -> Path:
     with claim(run, CONFIG):
-        record_start(run, CONFIG, step=0, devices=[])
+        record_start(run, CONFIG, step=0, devices=[], tasks={})
     rule = learned_opt.SmallFC()
     card = dict.fromkeys(CARD_FIELDS) | {"recipe": {"outer_steps": outer_steps}, "results": {"meta_loss_after": 1.0}}
     save_pretrained(run, rule, rule.init(jax.random.key(0)), card)
