@@ -86,8 +86,8 @@ def _observe(static: None, t: Array, own: None, g: Array, p: Array, acc: Accumul
     del static, own
     p = jnp.asarray(p, jnp.float32)
     if not p.size:
-        zero = jnp.zeros(())
-        return Seen(zero, zero, zero, zero, jnp.zeros((3,)))
+        zero = jnp.zeros((), jnp.float32)
+        return Seen(zero, zero, zero, zero, jnp.zeros((3,), jnp.float32))
     g = base.finite(jnp.asarray(g, jnp.float32))
     old = acc.m[0].astype(jnp.float32)
     momenta, r = corrected(t, DECAYS.update(fresh(acc)._replace(t=()), g))

@@ -72,7 +72,7 @@ class Pretrained(NamedTuple):
     def _transform(self, num_steps: Any, level: int) -> optax.GradientTransformationExtraArgs:
         """`level` frames above the warnings is the caller."""
         opt, card = self.rule.transform(self.theta, num_steps=num_steps), self.card
-        known = isinstance(num_steps, int) and self.rule.name in rules.READ_NUM_STEPS
+        known = isinstance(num_steps, int | np.integer) and self.rule.name in rules.READ_NUM_STEPS
         if known and isinstance(num_steps, _Unstated):
             warnings.warn(
                 f"num_steps is not given, and {self.rule.name} divides its steps over it: 10000 is taken; give the "

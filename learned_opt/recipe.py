@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import optax
+from jaxtyping import Array, Float
 
 from learned_opt.errors import InputError
 from learned_opt.rules.base import finite
@@ -23,9 +24,9 @@ def chain(
     optimizer: optax.GradientTransformation,
     *,
     learning_rate: optax.ScalarOrSchedule = 1.0,
-    weight_decay: float = 0.0,
+    weight_decay: float | Float[Array, ""] = 0.0,
     mask: PyTree | Callable[[PyTree], PyTree] | None = None,
-    clip_norm: float | None = None,
+    clip_norm: float | Float[Array, ""] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The optimizer with these around it.
 
@@ -45,7 +46,7 @@ def chain(
     """
     if isinstance(weight_decay, int | float) and not weight_decay >= 0.0:
         raise InputError(f"weight_decay is {weight_decay!r}: expected a number, at least 0")
-    if clip_norm is not None and not clip_norm > 0.0:
+    if isinstance(clip_norm, int | float) and not clip_norm > 0.0:
         raise InputError(f"clip_norm is {clip_norm!r}: expected a number above 0, or None")
     steps = [optimizer]
     if clip_norm is not None:

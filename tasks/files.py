@@ -117,6 +117,13 @@ def _place(key: str) -> tuple[str | None, str]:
 def _name_fields(path: Path, splits: Splits) -> Splits:
     named = {split: dict(arrays) for split, arrays in splits.items()}
     train = splits["train"]
+    for split, arrays in splits.items():
+        if odd := sorted(arrays.keys() ^ train.keys()):
+            there, lacks = (split, "train") if odd[0] in arrays else ("train", split)
+            raise InputError(
+                f"{path}: field {odd[0]!r} is in split {there} and not in {lacks}, expected the same fields in all "
+                "splits: add it, remove it, or name the fields to take by --fields"
+            )
     x, y = train.get("x"), train.get("y")
     if x is not None and x.ndim >= 3:
         for arrays in named.values():

@@ -87,12 +87,12 @@ class ModelTask:
         # What Haiku drew is dropped, and so never computed in a compiled program.
         weights = [(m, n, w) for m, layer in params.items() for n, w in layer.items() if w.ndim >= 2]
         ends = list(itertools.accumulate((w.size for _, _, w in weights), initial=0))
-        draw = jax.random.truncated_normal(key_weights, -2.0, 2.0, (ends[-1],))
+        draw = jax.random.truncated_normal(key_weights, -2.0, 2.0, (ends[-1],), jnp.float32)
         parts = [draw[start:end] for start, end in itertools.pairwise(ends)]
         params = {module: dict(layer) for module, layer in params.items()}
         for (module, name, w), part in zip(weights, parts, strict=True):
             deviation = 1.0 if name == "embeddings" else 1 / math.sqrt(math.prod(w.shape[:-1]))
-            params[module][name] = part.reshape(w.shape) * (scale * deviation)
+            params[module][name] = part.reshape(w.shape) * jnp.float32(scale * deviation)
         return Variables(params, state)
 
     def batch(self, key: Key[Array, ""]) -> Batch:

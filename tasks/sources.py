@@ -43,6 +43,14 @@ class Source(Protocol):
         ...
 
 
+def field_shape(key: Key[Array, ""], source: Source, name: str) -> tuple[int, ...]:
+    """Shape of a field in a batch of one; InputError if the source has no such field."""
+    batch = jax.eval_shape(lambda k: source.batch(k, 1), key)
+    if name not in batch:
+        raise InputError(f"data set {source.name!r} has {', '.join(batch)}, expected a field {name!r}")
+    return batch[name].shape
+
+
 def _classes(data: Dataset) -> int:
     if data.classes is None:
         raise InputError(f"data set {data.name!r} has no classes, expected a field label or token of integers")

@@ -114,8 +114,8 @@ class NiNo:
     def init(self, key: Array) -> Theta:
         """Weights before training."""
         keys = iter(jax.random.split(key, 5 + 8 * self.layers))
-        normal = lambda *shape: DEVIATION * jax.random.normal(next(keys), shape)
-        layer = lambda inputs, outputs: Layer(normal(inputs, outputs), jnp.zeros(outputs))
+        normal = lambda *shape: DEVIATION * jax.random.normal(next(keys), shape, jnp.float32)
+        layer = lambda inputs, outputs: Layer(normal(inputs, outputs), jnp.zeros(outputs, jnp.float32))
         h = self.hidden
         return Theta(
             normal(KINDS, h),

@@ -67,8 +67,8 @@ class WNN:
     def init(self, key: Array) -> Theta:
         """Weights before training."""
         keys = iter(jax.random.split(key, 6))
-        normal = lambda *shape: DEVIATION * jax.random.normal(next(keys), shape)
-        layer = lambda inputs, outputs: Layer(normal(inputs, outputs), jnp.zeros(outputs))
+        normal = lambda *shape: DEVIATION * jax.random.normal(next(keys), shape, jnp.float32)
+        layer = lambda inputs, outputs: Layer(normal(inputs, outputs), jnp.zeros(outputs, jnp.float32))
         h = self.hidden
         hidden = tuple(layer(h, h) for _ in range(3))
         return Theta(normal(KINDS, h), layer(self.states, h), hidden, layer(h, self.max_horizon))

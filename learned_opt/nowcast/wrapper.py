@@ -79,8 +79,8 @@ def nowcast(
       theta: its weights.
       num_steps: calls of the whole run; jumps whose window ends less than a window before it are not made.
       period: calls from jump to jump, at least c, and counted in whole spacings: c * (period // c).
-      horizons: for each window, or one for all; the last also for later windows. By default the published schedule for
-        `num_steps`, which was made for NiNo: 40 down to 1. The line fit wants about 2.
+      horizons: for each `period` calls (k_i above), or one for all; the last also for later ones. By default the
+        published schedule for `num_steps`, which was made for NiNo: 40 down to 1. The line fit wants about 2.
       wiring: that of the parameters, for networks that read it; by default every parameter is unconnected.
       accept: how much of a jump to make, from history, prediction and horizon; all of it by default.
       memory: where the history lies between calls, "device" or "host", which leaves the memory of the accelerator free.

@@ -112,7 +112,7 @@ def check_params(params: PyTree) -> None:
         dtype = jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.floating):
             hint = (
-                "wrap the optimizer in optax.contrib.split_real_and_imaginary"
+                "give its two parts (optax.contrib.split_real_and_imaginary does, but passes on no loss)"
                 if jnp.issubdtype(dtype, jnp.complexfloating)
                 else "leave it out with optax.masked or optax.partition"
             )
@@ -161,19 +161,25 @@ def require_params(params: PyTree) -> None:
         raise ValueError("params is None: a learned optimizer reads the parameters, call update(grads, state, params)")
 
 
-def require_value(rule: str, value: Any) -> Float[Array, ""]:
-    """The training loss that `update` was given, in float32.
+def require_value(rule: str, value: Any, name: str = "value", what: str = "training") -> Float[Array, ""]:
+    """A loss that `update` was given, in float32.
+
+    Args:
+      rule: that reads it.
+      value: the loss.
+      name: of the argument.
+      what: kind of loss.
 
     Raises:
       ValueError: it is None or not a scalar.
     """
     if value is None:
         raise ValueError(
-            f"value is None: {rule} reads the training loss, call update(grads, state, params, value=loss)"
+            f"{name} is None: {rule} reads the {what} loss, call update(grads, state, params, {name}=loss)"
         )
     value = jnp.asarray(value, jnp.float32)
     if value.shape:
-        raise ValueError(f"value has shape {value.shape}: expected the training loss, a scalar")
+        raise ValueError(f"{name} has shape {value.shape}: expected the {what} loss, a scalar")
     return value
 
 

@@ -132,8 +132,9 @@ class Celo2:
 def _flags(mask: PyTree, params: PyTree) -> list[bool]:
     leaves, tree = jax.tree.flatten(mask)
     if tree != jax.tree.structure(params) or not all(isinstance(x, bool | np.bool_) for x in leaves):
+        given = " ".join(repr(mask).split())
         raise InputError(
-            f"adam_mask is {mask!r:.200}: expected a tree of True and False like the parameters, or a function to one"
+            f"adam_mask is {given:.200}: expected a tree of True and False like the parameters, or a function to one"
         )
     return [bool(x) for x in leaves]
 
@@ -143,7 +144,8 @@ def orthogonalise(x: Float[Array, "*batch a b"]) -> Float[Array, "*batch a b"]:
     a, b, c = NEWTON_SCHULZ
     tall = x.shape[-2] > x.shape[-1]
     y = jnp.swapaxes(x, -1, -2) if tall else x
-    y = y / (jnp.sqrt(jnp.sum(y * y, axis=(-2, -1), keepdims=True)) + 1e-8)
+    # Where all is zero the root has no derivative.
+    y = y / (jnp.sqrt(jnp.sum(y * y, axis=(-2, -1), keepdims=True) + 1e-30) + 1e-8)
     for _ in range(ITERATIONS):
         gram = jnp.matmul(y, jnp.swapaxes(y, -1, -2))
         y = a * y + jnp.matmul(b * gram + c * jnp.matmul(gram, gram), y)

@@ -137,10 +137,10 @@ def expert(theta: Theta) -> Theta:
     *hidden, last = theta.layers
     if any(layer.b.size < 2 for layer in hidden):
         raise InputError("setting hidden is 1: an expert's direction passes through two units, expected at least 2")
-    read = jnp.zeros((features.width(FEATURES),)).at[_OVER_RMS].set(1.0).at[_GRADIENT_OVER_RMS].set(0.3)
-    signs, layers = jnp.array([1.0, -1.0]), []
+    read = jnp.zeros((features.width(FEATURES),), jnp.float32).at[_OVER_RMS].set(1.0).at[_GRADIENT_OVER_RMS].set(0.3)
+    signs, layers = jnp.array([1.0, -1.0], jnp.float32), []
     for i, layer in enumerate(hidden):
-        pair = read[:, None] * signs[None] if i == 0 else jnp.eye(layer.w.shape[0], 2)
+        pair = read[:, None] * signs[None] if i == 0 else jnp.eye(layer.w.shape[0], 2, dtype=jnp.float32)
         layers.append(Layer(layer.w.at[:, :2].set(pair), layer.b.at[:2].set(0.0)))
     out = jnp.zeros_like(last.w).at[:, 0].set(read) if not hidden else jnp.zeros_like(last.w).at[:2, 0].set(signs)
     return Theta((*layers, Layer(out, jnp.zeros_like(last.b))))

@@ -13,7 +13,8 @@ Each update, for x = t / num_steps, the training loss l, and every tensor with n
     U   = geometric mean of sqrt(f mean p^2) over matrices that are not zero       f: fan-in; 1 for vectors
     v   = min(exp(z_0) U / sqrt(f), exp(z_1) u)                              what a tensor at zero counts as
           of models whose matrices all start at zero, or that have none: z = 0; U is that of the other tensors at
-          the start and at least 1, as initialisers have it; u is the largest so far and at least 2 % of U / sqrt(f)
+          the start and at least 1, as initialisers have it; u is the largest so far and at least 2 % of U / sqrt(f).
+          So is u once l was zero or less and some g not zero: l is then no distance, as a policy gradient's
     F   = the 30 inputs of `learned_opt.helm_inputs`
     o   = F W_0 + relu(F W_1 + mean over tensors(F W_2) + b_1) W_3 + b_3
     c   <- c + clip(o_0, -1, 1) / ((t + 10) ln 10 / 10)                   a drift in nats per decade of time
@@ -63,7 +64,7 @@ from learned_opt.helm_inputs import (
     inverse_rms,
     observe,
 )
-from learned_opt.helm_sizes import at_zero, origin
+from learned_opt.helm_sizes import at_zero, distance, origin
 from learned_opt.loss_features import LossAverages
 from learned_opt.network import EXACT, Layer, PerParameterMLP
 from learned_opt.recurrent import initial_linear, linear
@@ -115,6 +116,8 @@ class State(NamedTuple):
     """u, shape [tensors]; `UNKNOWN` before the first gradient."""
     origin: Array
     """U of a model whose matrices all start at zero, or that has none; 0 of the others."""
+    signed: Array
+    """Whether the loss was ever zero or less where there was a gradient."""
     losses: LossAverages
 
 
@@ -158,15 +161,15 @@ class Helm:
         slope = 5.0 * EXPONENT
         rate = jnp.array([0.0, math.log(self.rate) - slope * (math.log(1000.0) / 5.0 - 1.0)], jnp.float32)
         mixture = jnp.array([0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], jnp.float32)
-        sizes = jnp.zeros((INPUTS, 2)).at[LOG_STEPS, 1].set(slope)
+        sizes = jnp.zeros((INPUTS, 2), jnp.float32).at[LOG_STEPS, 1].set(slope)
         return Theta(
             jnp.log(jnp.array([1.0, 0.001, 0.02], jnp.float32)),
             jnp.log(jnp.array([0.3, 0.1], jnp.float32)),
             Layer(sizes, rate),
-            Layer(jnp.zeros((INPUTS, mixture.size)), mixture),
+            Layer(jnp.zeros((INPUTS, mixture.size), jnp.float32), mixture),
             initial_linear(k_own, INPUTS, self.hidden),
             initial_linear(k_mean, INPUTS, self.hidden).w,
-            jnp.zeros((self.hidden, OUTPUTS)),
+            jnp.zeros((self.hidden, OUTPUTS), jnp.float32),
         )
 
     def expert(self, key: Array) -> Theta:
@@ -207,8 +210,10 @@ class Helm:
             acc = DECAYS.init(params, accumulator_dtype)
             progress = jax.tree.map(lambda _: jnp.zeros((), jnp.float32), params)
             unit = jnp.full((n,), UNKNOWN, jnp.float32)
-            start = (jnp.zeros((n,)), jnp.zeros((n, AGREEMENT.size)), progress, unit)
-            return State(jnp.zeros((), jnp.int32), acc, *start, origin(params), loss_features.init())
+            zeros = lambda *shape: jnp.zeros(shape, jnp.float32)
+            start = (zeros(n), zeros(n, AGREEMENT.size), progress, unit)
+            sizes = (origin(params), jnp.zeros((), bool))
+            return State(jnp.zeros((), jnp.int32), acc, *start, *sizes, loss_features.init())
 
         def update(
             updates: PyTree, state: Any, params: PyTree = None, *, value: Any = None, **extra: Any
@@ -235,17 +240,13 @@ class Helm:
 def steer(theta: Theta, state: State, seen: Seen, params: PyTree, loss: Array, num_steps: Any) -> tuple[State, Own]:
     """What the network makes of the statistics: the state with drift, agreement and unit renewed, and the steps."""
     leaves = jax.tree.leaves(params)
-    n = np.array([max(1, jnp.size(p)) for p in leaves], np.float32)
-    t = state.t.astype(jnp.float32)
-    x = t / jnp.maximum(jnp.asarray(num_steps, jnp.float32), 1.0)
-    known = jnp.isfinite(loss) & (seen.r > 0)
-    unit = jnp.where(known, jnp.abs(loss) / (n * jnp.sqrt(jnp.maximum(seen.r, TINY))), UNKNOWN)
-    first = state.unit >= UNKNOWN
-    unit = jnp.where((state.origin > 0) & known & ~first, jnp.maximum(state.unit, unit), jnp.minimum(state.unit, unit))
-    floor = at_zero(theta.zero, seen.p, unit, state.origin, leaves)
+    t, steps = state.t.astype(jnp.float32), jnp.maximum(jnp.asarray(num_steps, jnp.float32), 1.0)
+    x = t / steps
+    unit, signed = distance(state.unit, state.origin, state.signed, seen, loss, leaves)
+    floor = at_zero(theta.zero, seen.p, unit, state.origin, signed, leaves)
     decay = jnp.asarray(AGREEMENT)[None]
     agreement = decay * state.agreement + (1.0 - decay) * seen.agreement[:, None]
-    state = state._replace(unit=unit, agreement=agreement)
+    state = state._replace(unit=unit, signed=signed, agreement=agreement)
     memory = Memory(state.drift, agreement, jnp.stack(jax.tree.leaves(state.progress)))
     f = inputs(seen, memory, floor, state.losses, leaves, state.t, num_steps)
     mean = jnp.mean(jnp.matmul(f, theta.mean, precision=EXACT), axis=0, keepdims=True)
@@ -255,7 +256,7 @@ def steer(theta: Theta, state: State, seen: Seen, params: PyTree, loss: Array, n
     drift = state.drift + jnp.clip(o[:, 0], -1.0, 1.0) / ((t + 10.0) * np.float32(math.log(10.0) / 10.0))
     power, least, warmup = jnp.exp(theta.schedule)
     schedule = jnp.maximum(1.0 - x, 1e-6) ** power + least
-    schedule = schedule * jnp.minimum(1.0, (t + 1.0) / (1.0 + warmup * jnp.asarray(num_steps, jnp.float32)))
+    schedule = schedule * jnp.minimum(1.0, (t + 1.0) / (1.0 + warmup * steps))
     eta = jnp.exp(jnp.clip(drift + o[:, 1], -25.0, 1.0)) * schedule
     size = eta * jnp.sqrt(seen.p + floor**2 + TINY)
     return state._replace(drift=drift), Own(size, o[:, 2:])

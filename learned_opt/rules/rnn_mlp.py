@@ -185,7 +185,8 @@ class RNNMLP:
             t, loss = jnp.asarray(optax.safe_increment(state.t)), base.require_value(self.name, value)
             train, valid = loss_statistics.update(state.train, loss, TRAIN_DECAY), state.valid
             if validation_value is not None:
-                valid = loss_statistics.update(valid, base.require_value(self.name, validation_value), VALID_DECAY)
+                new = base.require_value(self.name, validation_value, "validation_value", "validation")
+                valid = loss_statistics.update(valid, new, VALID_DECAY)
             state = state._replace(t=t, train=train, valid=valid)
             if not jax.tree.leaves(params):
                 return updates, state
@@ -239,7 +240,7 @@ def _take_in(
     clipped = lambda x: jnp.clip(log(x), -5.0, 5.0)
     mean = lambda xs: jnp.sum(jnp.stack([*map(jnp.sum, xs)])) / (len(xs) * max(p.size, 1))
     line = lambda xs: jnp.mean(jnp.stack([moments.mean_line(x) for x in xs]), axis=0)
-    var = lambda xs: sum(moments.spread(x, line(xs)) for x in xs) / len(xs) if p.size else jnp.zeros(())
+    var = lambda xs: sum(moments.spread(x, line(xs)) for x in xs) / len(xs) if p.size else jnp.zeros((), jnp.float32)
     # Bounded away from 0, where the root has no derivative, and from infinity.
     norm = lambda x: jnp.sqrt(jnp.clip(jnp.sum(accumulators.fresh(x) ** 2), 1e-30, 1e38))
     m, r = ([x.astype(jnp.float32) for x in xs] for xs in (acc.m, acc.r))

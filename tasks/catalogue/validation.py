@@ -1,7 +1,8 @@
 """Tasks to choose between weights by: what comes out of meta-training is compared here, never on `held-out`.
 
-They read the data of training, or none, but in models that no training distribution draws: families that are never
-trained on, or wider or deeper ones. None is a task of `held-out`, and none shares data with it.
+They read the data of training, or none, but in models that no distribution of `wide` or `deep` draws: families that are
+never trained on, or wider or deeper ones (`velo-mixture` reaches two of them). None is a task of `held-out`, and none
+shares data with it.
 """
 
 from tasks.catalogue.entries import Catalogue, SuiteEntry, named
@@ -85,7 +86,7 @@ CATALOGUE = Catalogue(
     tasks={name: named(name, description, make) for name, (description, make) in _MAKERS.items()},
     suites={
         "validation": SuiteEntry(
-            "models never trained on, on data of training: to choose between weights before held-out is touched",
+            "models that wide and deep never draw, on their data: to choose between weights before held-out is touched",
             tuple(_MAKERS),
         )
     },

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key
 
 from tasks.families.layers import ACTIVATIONS
 from tasks.ranges import choice, layer_widths
-from tasks.sources import Source
+from tasks.sources import Source, field_shape
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,12 @@ class Autoencoder:
 
 
 def half_loss(source: Source) -> float:
-    """Mean squared distance of the pixels that an evaluation on "train" sees from one half, to three digits."""
+    """Mean squared distance of the pixels that an evaluation on "train" sees from one half, to three digits.
+
+    Raises:
+      InputError: the data are no images.
+    """
+    field_shape(jax.random.key(0), source, "image")
     image = np.asarray(source.held("train")["image"], np.float64)
     return float(f"{np.square(image - 0.5).mean():.3g}")
 

@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from tasks.errors import InputError
-from tasks.sources import Source
+from tasks.sources import Source, field_shape
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -38,9 +38,10 @@ def cross_entropy(logits: Float[Array, "B C"], label: Int[Array, " B"]) -> Float
 
 def image_shape(key: Key[Array, ""], source: Source) -> tuple[int, int, int]:
     """(H, W, C) of the images of a source; InputError if they are not of that form."""
-    shape = jax.eval_shape(lambda k: source.batch(k, 1), key)["image"].shape
+    shape = field_shape(key, source, "image")
     check_images(shape)
-    return shape[1:]
+    _, height, width, channels = shape
+    return height, width, channels
 
 
 def check_images(shape: tuple[int, ...]) -> None:

@@ -1,11 +1,10 @@
 """What the language models share: windows of text, cut to the length that a model reads."""
 
-import jax
 from jaxtyping import Array, Int, Key
 
 from tasks.errors import InputError
 from tasks.ranges import log_uniform_int
-from tasks.sources import Source
+from tasks.sources import Source, field_shape
 
 Window = tuple[Int[Array, "B L"], Int[Array, "B L"]]
 
@@ -19,7 +18,7 @@ def window(batch: dict[str, Array], length: int) -> Window:
 
 def draw_length(key: Key[Array, ""], source: Source, low: int, high: int) -> int:
     """A length in [low, high], log-uniform; InputError if the windows of `source` are shorter than `high`."""
-    longest = jax.eval_shape(lambda key: source.batch(key, 1), key)["input"].shape[1]
+    longest = field_shape(key, source, "input")[1]
     if longest < high:
         raise InputError(f"data set {source.name!r}: windows of {longest} tokens, lengths up to {high} are drawn")
     return log_uniform_int(key, low, high)

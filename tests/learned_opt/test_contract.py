@@ -84,19 +84,21 @@ def test_traced_num_steps(rule: Any, theta: Any) -> None:
     opt = rule.transform(theta, num_steps=50)
     want, _ = opt.update(gradients(params), opt.init(params), params, value=LOSS)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-4, atol=1e-7), update(50), want)
-    assert is_finite(update(0))
+    for none in (0, -100):  # count as 1
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-4, atol=1e-7), update(none), update(1))
 
 
 @each_rule
 def test_meta_gradient_is_finite(rule: Any, theta: Any) -> None:
-    params = {"w": jax.random.normal(jax.random.key(0), (4, 3)), "b": jnp.ones((3,)), "dead": jnp.ones((3,))}
+    dead = {"dead": jnp.ones((3,)), "dead matrix": jnp.ones((4, 3))}
+    params = {"w": jax.random.normal(jax.random.key(0), (4, 3)), "b": jnp.ones((3,))} | dead
 
     def final_loss(theta: Any) -> Any:
         opt = rule.transform(theta, num_steps=2)
 
         def step(carry: Any, _: Any) -> Any:
             p, state = carry
-            loss, grads = jax.value_and_grad(lambda p: optax.tree.norm(p | {"dead": 0.0}, squared=True))(p)
+            loss, grads = jax.value_and_grad(lambda p: optax.tree.norm(p | dict.fromkeys(dead, 0.0), squared=True))(p)
             updates, state = opt.update(grads, state, p, value=loss)
             return (optax.apply_updates(p, updates), state), loss
 
@@ -257,11 +259,15 @@ def test_checkpoints_take_the_state(rule: Any, theta: Any, tmp_path: Any) -> Non
 def test_dtypes_of_the_state_stay_under_x64(rule: Any, theta: Any) -> None:
     with jax.enable_x64(True):
         params = {"w": np.ones((4, 3)), "b": np.zeros(3), "s": np.float64(1.0)}
+        starts = [rule.init, *([rule.expert] if hasattr(rule, "expert") else [])]
+        fresh = [jax.eval_shape(start, jax.random.key(0)) for start in starts]
         opt = rule.transform(theta, num_steps=10)
         state = jax.eval_shape(opt.init, params)
         update = lambda g, s, p: opt.update(g, s, p, value=np.float64(1.0))
         updates, new = jax.eval_shape(update, params, state, params)
     assert jax.tree.map(lambda x: x.dtype, new) == jax.tree.map(lambda x: x.dtype, state)
+    # Or a checkpoint would have other dtypes than without x64.
+    assert np.dtype(np.float64) not in {x.dtype for x in jax.tree.leaves((fresh, state))}
     assert {x.dtype for x in jax.tree.leaves(updates)} == {np.dtype(np.float64)}
 
 

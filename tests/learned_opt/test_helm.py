@@ -121,6 +121,25 @@ def test_a_loss_of_zero_at_the_start_says_no_distance():
     np.testing.assert_allclose(found["a"], 1.0, atol=0.01)
 
 
+@pytest.mark.parametrize("first", [0.0, -1e-8], ids=str)
+def test_a_loss_that_is_no_distance_freezes_nothing(first):
+    """A bias that starts at zero beside a matrix, and a loss of nothing while there is a gradient."""
+    opt = RULE.transform(RULE.expert(jax.random.key(3)), num_steps=300)
+    start = {"w": jax.random.normal(jax.random.key(0), (6, 4)), "b": jnp.zeros((4,))}
+    x = jax.random.normal(jax.random.key(1), (32, 6))
+    of = lambda p: jnp.mean((x @ p["w"] + p["b"][None] - 1.0) ** 2)
+
+    def step(carry, t):
+        p, state = carry
+        value, gradient = jax.value_and_grad(of)(p)
+        updates, state = opt.update(gradient, state, p, value=jnp.where(t == 0, first, value))
+        return (optax.apply_updates(p, updates), state), value
+
+    (p, _), losses = jax.jit(lambda: jax.lax.scan(step, (start, opt.init(start)), jnp.arange(300)))()
+    np.testing.assert_allclose(p["b"], 1.0, atol=0.05)
+    assert losses[-1] < 0.01
+
+
 def test_what_the_loss_does_not_depend_on_stays():
     """Decay as well waits for a gradient."""
     start = {"w": jnp.ones((4, 3)), "unused": jnp.ones((4, 3)), "gain": jnp.ones((3,))}

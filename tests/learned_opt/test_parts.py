@@ -153,6 +153,14 @@ def test_clipping_counts_a_bad_entry_as_zero() -> None:
     np.testing.assert_allclose(updates["b"], [-0.8, 0.0], rtol=1e-6)
 
 
+def test_settings_of_chain_can_be_injected_under_jit() -> None:
+    make = optax.inject_hyperparams(learned_opt.chain, static_args=("optimizer", "mask"))
+    opt = make(optax.sgd(1.0), learning_rate=0.5, weight_decay=0.1, clip_norm=1.0)
+    params, grads = {"a": jnp.zeros(2)}, {"a": jnp.asarray([3.0, 4.0])}
+    updates, _ = jax.jit(opt.update)(grads, opt.init(params), params)
+    np.testing.assert_allclose(updates["a"], [-0.3, -0.4], rtol=1e-6)
+
+
 @pytest.mark.parametrize("bad", [{"weight_decay": -0.1}, {"weight_decay": float("nan")}, {"clip_norm": 0.0}], ids=str)
 def test_chain_refuses_what_makes_no_sense(bad: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(bad))):

@@ -96,6 +96,12 @@ def test_a_text(tmp_path):
             "arrays of both splits valid and validation, expected one: rename those of one",
         ),
         ({"x": IMAGE, "y": LABEL}, ("x", "z"), "no field 'z', expected some of x, y"),
+        (
+            {"train_x": IMAGE, "train_y": LABEL, "test_x": IMAGE},
+            (),
+            "field 'y' is in split train and not in test, expected the same fields in all splits",
+        ),
+        ({"train_x": IMAGE, "test_x": IMAGE, "test_y": LABEL}, (), "field 'y' is in split test and not in train"),
         ({"x": IMAGE, "names": np.array(["a"])}, (), r"array 'names' is <U1 of shape \(1,\), .* by --fields$"),
         ({"x": np.array([[1.0, np.inf]])}, (), "field 'x' of split 'train' holds values that are not finite"),
         ({"x": np.array([None])}, (), "cannot be read as arrays: .*allow_pickle"),

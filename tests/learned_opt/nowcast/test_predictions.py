@@ -26,6 +26,13 @@ ODD = {
 """5x5 kernels, a depthwise one, a flattened image, a residual block, a scalar, fewer than nine neurons."""
 
 
+@pytest.mark.parametrize("network", [nowcast.WNN(), nowcast.NiNo()], ids=["wnn", "nino"])
+def test_weights_are_float32_under_x64(network: Any) -> None:
+    with jax.enable_x64(True):
+        theta = jax.eval_shape(network.init, jax.random.key(0))
+    assert {w.dtype for w in jax.tree.leaves(theta)} == {np.dtype(np.float32)}
+
+
 def mlp() -> Wiring:
     return nowcast.mlp({name: np.zeros(shape) for name, shape in MLP.items()})
 

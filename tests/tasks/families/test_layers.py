@@ -7,7 +7,9 @@ import pytest
 from tasks.data import Dataset, Split
 from tasks.errors import InputError
 from tasks.families import layers
+from tasks.families.autoencoder import half_loss
 from tasks.families.layers import BatchNorm, Conv
+from tasks.families.next_token import draw_length
 from tasks.sources import Examples
 
 KEY = jax.random.key(0)
@@ -74,6 +76,16 @@ def test_images_that_were_flattened_are_told_in_one_line():
     with pytest.raises(InputError, match=r"^images of shape \(1, 64\)"):
         layers.image_shape(KEY, Examples(Dataset(flat, flat, "flat")))
     assert layers.image_shape(KEY, images(4, 6)) == (4, 6, 2)
+    table = Split({"x": normal(4, 8), "y": normal(4)})
+    source = Examples(Dataset(table, table, "table"))
+    needs = {
+        "image": (lambda: layers.image_shape(KEY, source), lambda: half_loss(source)),
+        "input": (lambda: draw_length(KEY, source, 2, 4),),
+    }
+    for field, calls in needs.items():
+        for call in calls:
+            with pytest.raises(InputError, match=f"^data set 'table' has x, y, expected a field '{field}'$"):
+                call()
 
 
 def test_draw_patch_fits_the_images():

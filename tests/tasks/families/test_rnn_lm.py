@@ -82,6 +82,16 @@ def test_loss_against_numpy(core, depth):
 
 
 @pytest.mark.parametrize("core", CORES)
+def test_weights_are_float32_under_x64(core):
+    """A carry of two dtypes would not trace."""
+    task = ModelTask(walk(7, 5), RNNLM(core, 3, 5, 7), "t", batch_size=4)
+    with jax.enable_x64(True):
+        params, state = jax.eval_shape(task.init, KEY)
+        loss, _ = jax.eval_shape(task.loss, params, state, jax.eval_shape(task.batch, KEY), KEY)
+    assert {w.dtype for w in (*jax.tree.leaves(params), loss)} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("core", CORES)
 def test_training(core):
     """A walk costs ln 2 nats a token, 0.33 of ln 8."""
     check_training(ModelTask(walk(8, 8), RNNLM(core, 12, 8, 8), "t", batch_size=32), 0.6)
