@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -63,7 +64,8 @@ class Checkpoints:
     def newest(self, like: State, note: Callable[[str], None]) -> tuple[State, int] | None:
         """The state of the newest checkpoint that can be read, and its step; None if there is no checkpoint.
 
-        One that cannot be read is renamed to "damaged-" and its step, and the one before it taken.
+        One that cannot be read is renamed to "damaged-" and its step, a second one of that step to "damaged-STEP-2",
+        and the one before it taken.
 
         Raises:
           RunFailed: none can be read; on several hosts, where they cannot all choose another, the newest cannot.
@@ -76,7 +78,8 @@ class Checkpoints:
                 if jax.process_count() > 1 or len(self._manager.all_steps()) == 1:
                     raise
                 path = self._directory / str(step)
-                aside = path.replace(path.with_name(f"damaged-{step}"))
+                names = (f"damaged-{step}" + (f"-{i}" if i > 1 else "") for i in count(1))
+                aside = path.replace(next(free for name in names if not (free := path.with_name(name)).exists()))
                 note(f"checkpoint {path} cannot be read, it is now {aside.name}; going back to {self._before(step)}")
                 self._manager.reload()
                 self._valid = self._manager.latest_step()

@@ -101,8 +101,9 @@ class EstimatorConfig:
     segment: int | None = None
     """Of kinds that backpropagate: steps whose values are recomputed together, to save memory; None: keep all."""
     reference: EstimatorKind | None = None
-    """A second estimator with the same pairs, window, sigma and phases, run beside the first, other settings at their
-    defaults; the cosine of their gradients is a metric."""
+    """A second estimator with the same pairs, window, sigma, interval, phases and objective, run beside the first,
+    other settings at their defaults; the cosine of their gradients, without the parts that scales keep as they are, is
+    a metric."""
 
 
 @dataclass(frozen=True)

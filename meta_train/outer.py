@@ -138,6 +138,22 @@ class Experiment:
         check_theta(self.rule, found.theta)
         return found.theta
 
+    def remarks(self) -> list[str]:
+        """Lines for the user: settings that differ from those that the weights to start from were made with.
+
+        Raises:
+          WeightsError: see `initial_theta`.
+        """
+        start, mine = self.config.rule.start, asdict(cast(Any, self.rule))
+        if start in (None, "expert"):
+            return []
+        theirs = asdict(cast(Any, load_pretrained(start).rule))
+        odd = [name for name in mine if name in theirs and theirs[name] != mine[name]]
+        if not odd:
+            return []
+        told = lambda values: ", ".join(f"{name} {values[name]}" for name in odd)
+        return [f"rule.start {start}: weights made with {told(theirs)}, here {told(mine)} (--rule.settings)"]
+
     def init(self) -> State:
         """State before the first outer step."""
         theta = self.initial_theta()

@@ -52,7 +52,13 @@ def plan(config: MetaTrainConfig, wanted: PlanConfig) -> str:
     planned = _with_pairs(config, pairs)
     experiment = outer.build(planned)
     lowered = lower(experiment, devices, (wanted.plan_platform,))
-    local = _share(experiment, pairs // devices)
+    try:
+        local = _share(experiment, pairs // devices)
+    except InputError as error:
+        raise InputError(
+            f"--plan-devices {devices}: the {pairs // devices} of {pairs} pairs of one device cannot be measured alone "
+            f"({error}); plan for fewer devices, or more pairs"
+        ) from error
     state = jax.device_put(local.init(), jax.devices()[0])
     sizes = _sizes(local, state)
     compiled: Any = compile_step(local, state)
@@ -68,8 +74,8 @@ def plan(config: MetaTrainConfig, wanted: PlanConfig) -> str:
     exchanged = (
         f"{len(lowered.reduced)} all-reduce of {show_bytes(message)} a step" if lowered.reduced else "no message"
     )
-    if devices > 1 and not mesh.exchanges_once(experiment.estimator):
-        exchanged = f"{config.estimator.kind} is left to XLA's partitioner: more than one message a step, not counted"
+    known = devices == 1 or mesh.exchanges_once(experiment.estimator)
+    time = f"{1e3 * measured:.4g} ms on one device here / {wanted.plan_speedup:g}"
     rows = {
         "devices": f"{devices} x {wanted.plan_platform}, lowered: {len(lowered.text):,} characters of StableHLO",
         "pairs": f"{pairs:,} on {devices} devices, {pairs // devices} on each{more}",
@@ -79,10 +85,16 @@ def plan(config: MetaTrainConfig, wanted: PlanConfig) -> str:
         "fits": f"{max(fit, 0):,} pairs on a device of {wanted.plan_memory:g} GB, {show_bytes(per_pair)} each",
         "network": f"{exchanged}: {1e3 * network:.3g} ms at {wanted.plan_bandwidth:g} GB/s and "
         f"{wanted.plan_latency:g} us a hop",
-        "outer step": f"{1e3 * (compute + network):.4g} ms: {1e3 * measured:.4g} ms on one device here"
-        f" / {wanted.plan_speedup:g} + network",
+        "outer step": f"{1e3 * (compute + network):.4g} ms: {time} + network",
         "efficiency": f"{100 * compute / (compute + network):.1f} % of {devices} devices that exchange nothing",
     }
+    if not known:
+        rows |= {
+            "network": f"not known: {config.estimator.kind} with shaping {config.estimator.shaping} takes more than "
+            "one message a step, which XLA's partitioner chooses",
+            "outer step": f"more than {1e3 * compute:.4g} ms: {time} + network",
+            "efficiency": "not known",
+        }
     if fit < pairs // devices:
         rows["fits"] += ": this plan does not fit, more devices or --tasks.samples lower"
     return "\n".join(f"{name:14}{value}" for name, value in rows.items())

@@ -98,7 +98,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "celo2-wide": Preset(
         description="from the composable release, which it has not improved on yet: Celo2's two last layers, under a "
-        "cosine and rates from 0.002 to 0.01, on 8 augmented tasks of eleven families over 100 to 1,000 steps",
+        "cosine and rates from 0.002 to 0.01, on 8 augmented tasks drawn from eleven families over 100 to 1,000 steps",
         config=MetaTrainConfig(
             tasks=TasksConfig(family="wide", samples=8),
             horizon=HorizonConfig(low=100, high=1000),

@@ -72,10 +72,11 @@ def read_config(run: Path) -> MetaTrainConfig:
     Raises:
       InputError: there is none, or it cannot be read.
     """
+    values = _read(run)["config"]
     try:
-        return configs.from_json(_read(run)["config"])
+        return configs.from_json(values)
     except InputError as error:
-        raise InputError(f"{run / CONFIG}: {error}: restore it, or choose another --out") from error
+        raise InputError(f"{run / CONFIG}: {error}: restore it, or name another run") from error
 
 
 def is_run(run: Path) -> bool:
@@ -204,4 +205,4 @@ def _read(run: Path) -> dict[str, Any]:
             f"{run} is no run: it has no {CONFIG}; `learned-opt meta-train PRESET --out RUN` makes one"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} cannot be read ({error}): restore it, or choose another --out") from error
+        raise InputError(f"{path} cannot be read ({error}): restore it, or name another run") from error

@@ -70,7 +70,7 @@ def meta_train(
                 results = pretrained.load_pretrained(out).card["results"]
                 return Outcome(config.steps, None, config.steps, results)
             run_directory.check_tasks(out, experiment.task_shapes())
-            for line in hosts.described(devices, experiment):
+            for line in [*experiment.remarks(), *hosts.described(devices, experiment)]:
                 reporter.note(line)
             state = experiment.init()
             if experiment.mesh is None:  # Placed as a restored state is: a resumed run compiles the very same program.

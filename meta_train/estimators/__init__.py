@@ -99,7 +99,8 @@ def build(config: EstimatorConfig, *, max_horizon: int) -> Any:
         sizes = {
             name: getattr(config, name) for name in ("pairs", "window", "sigma", "interval", "phases", "objective")
         }
-        made = Watched(made, _build(EstimatorConfig(config.reference, **sizes), config.reference, max_horizon))
+        other = _build(EstimatorConfig(config.reference, **sizes), config.reference, max_horizon)
+        made = Watched(made, other, tuple(config.scales.items()))
     return BurnIn(made, config.burn_in, config.window) if config.burn_in else made
 
 

@@ -83,7 +83,7 @@ class Relative(Around):
 
     @property
     def loss_cap(self) -> float:
-        """See `Problem`: never reached, since every step is bounded."""
+        """See `Problem`: never reached, since every step is bounded; so no loss is counted as lost or clipped."""
         return 4.0 * math.log(LOST + 1.0)
 
     def step(self, theta: PyTree, state: InnerState, key: Key[Array, ""]) -> tuple[InnerState, Float[Array, ""]]:

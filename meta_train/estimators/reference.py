@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from meta_train.estimators.diagnostics import cosine
+from meta_train.noise.base import Scales, leaf_scales
 from meta_train.problem import Problem
 
 PyTree = Any
@@ -28,6 +30,8 @@ class Watched:
 
     estimator: Any
     reference: Any
+    scales: Scales = ()
+    """Factors on the noise of parts of theta; where one is 0 the part stays as it is and is not compared."""
 
     @property
     def inner_steps(self) -> int:
@@ -45,4 +49,7 @@ class Watched:
         """As the estimator's, with the metric `reference_cosine`."""
         gradient, mine, metrics = self.estimator.estimate(problem, theta, state.estimator)
         other, its, _ = self.reference.estimate(problem, theta, state.reference)
-        return gradient, WatchedState(mine, its), metrics | {"reference_cosine": cosine(gradient, other)}
+        factors = jax.tree.unflatten(jax.tree.structure(theta), leaf_scales(theta, self.scales))
+        moving = lambda tree: jax.tree.map(lambda factor, x: x if factor else jnp.zeros_like(x), factors, tree)
+        compared = cosine(moving(gradient), moving(other))
+        return gradient, WatchedState(mine, its), metrics | {"reference_cosine": compared}

@@ -5,7 +5,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
@@ -135,12 +135,29 @@ def sweeps(pairs: Sequence[tuple[Task, Contender]], asked: Asked, jobs: int) -> 
             yield task, contender, run(task, contender)
         return
     pool = ThreadPoolExecutor(jobs)
+    stop: BaseException | None = None
+    futures = {pool.submit(run, *pair): pair for pair in pairs}
     try:
-        futures = {pool.submit(run, *pair): pair for pair in pairs}
-        for future in as_completed(futures):
-            yield *futures.pop(future), future.result()  # results are large, and not needed twice
+        while futures:
+            done = ()
+            try:
+                done, _ = wait(futures, return_when=FIRST_COMPLETED)
+            except KeyboardInterrupt as interrupt:
+                if stop is not None:
+                    raise
+                stop = interrupt
+            for future in done:
+                task, contender = futures.pop(future)
+                if (error := future.exception()) is None:
+                    yield task, contender, future.result()
+                else:
+                    stop = stop or error
+            if stop is not None:  # What is under way is waited for, and not lost.
+                futures = {future: pair for future, pair in futures.items() if not future.cancel()}
+        if stop is not None:
+            raise stop
     finally:
-        pool.shutdown(cancel_futures=True)  # after an interruption, those under way are waited for
+        pool.shutdown(cancel_futures=True)
 
 
 def versions() -> dict[str, str]:

@@ -9,6 +9,9 @@ from typing import Any, Literal
 
 from learned_opt.errors import InputError
 
+MOST_TRIALS = 42
+"""The largest named budget, see `meta_train.evaluate.budget`, which loads JAX."""
+
 
 @dataclass(frozen=True)
 class CollectConfig:
@@ -109,6 +112,8 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         _at_least(self, steps=10, period=5, seeds=1, trials=1)
+        if self.trials > MOST_TRIALS:
+            raise InputError(f"trials {self.trials}: expected a whole number from 1 to {MOST_TRIALS}")
 
 
 def _at_least(config: Any, **least: int) -> None:

@@ -57,7 +57,7 @@ def resolve(names: Sequence[str], *, trials: int, period: int) -> tuple[Entry, .
 
 
 def _entry(name: str, trials: int, period: int) -> Entry:
-    if name in baselines.TABLE or name in learned_opt.list_pretrained():
+    if name in baselines.TABLE or name.removesuffix("+tuned") in learned_opt.list_pretrained():
         made = contenders.resolve(name, trials=trials)
         return Entry(name, False, lambda wiring: made, fingerprint(made.theta))
     jumps, _, below = name.partition(" on ")

@@ -29,6 +29,7 @@ from meta_train.nowcast.wirings import wiring_of
 from meta_train.progress import Reporter
 from meta_train.run_directory import git_revision, versions
 from tasks import suites
+from tasks.longer import steps_of
 from tasks.task import Task
 
 
@@ -61,7 +62,8 @@ def evaluate(names: Sequence[str], config: EvaluateConfig, out: Path, reporter: 
                 contender = entry.of(wiring)
                 cells[entry.name] = _cell(task, entry, contender, config, out, reporter)
                 trials[entry.name] = contender.trials
-                jumps[entry.name] = jump_steps(config) if entry.jumps else []
+                steps = steps_of(task, config.steps)
+                jumps[entry.name] = jump_steps(steps, config.period) if entry.jumps else []
             made = scores.scores(cells, trials, jumps, REFERENCE)
             found[task.name] = {name: scores.to_json(score) for name, score in made.items()}
             found[task.name] |= {"wired": wiring is not None}
@@ -93,10 +95,10 @@ def tasks_of(suite: str) -> tuple[Task, ...]:
     return tuple(suites.task(name.strip()) for name in suite.split(","))
 
 
-def jump_steps(config: EvaluateConfig) -> list[int]:
+def jump_steps(steps: int, period: int) -> list[int]:
     """Numbers of the updates that are jumps, from 0, as `learned_opt.nowcast.wrapper` has them."""
-    window = config.period // 5 * 5
-    return [n for n in range(window - 1, config.steps - 1, window) if config.steps - (n + 1) >= window]
+    window = period // 5 * 5
+    return [n for n in range(window - 1, steps - 1, window) if steps - (n + 1) >= window]
 
 
 def _cell(task: Task, entry: Entry, contender: Any, config: EvaluateConfig, out: Path, reporter: Reporter) -> Cell:
@@ -119,7 +121,7 @@ def _cell(task: Task, entry: Entry, contender: Any, config: EvaluateConfig, out:
                 raise
             raise InputError(f"{path} cannot be read ({error}): delete it and repeat the command") from error
     with reporter.task(f"{task.name} {entry.name}"):
-        swept = sweep(task, contender, steps=config.steps, seeds=config.seeds, seed=config.seed)
+        swept = sweep(task, contender, steps=steps_of(task, config.steps), seeds=config.seeds, seed=config.seed)
     cell = Cell(swept.losses, swept.valid_losses[:, :, -1])
     data = io.BytesIO()
     np.savez_compressed(data, losses=cell.losses, valid=cell.valid, weights=np.array(weights))

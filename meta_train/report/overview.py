@@ -70,9 +70,10 @@ def _overall(evaluation: Evaluation) -> str:
     budget = evaluation.budget
     caption = (
         f"Against the best tuned baseline of each task, at {plural(budget, 'trial')} per baseline; a learned "
-        "optimizer has one. Lower: tasks on which the final training loss is lower. Better, undecided, worse: tasks by "
-        "Student's paired test over seeds. Ratios below 1 and speed-ups above 1 are better. IQM: interquartile mean "
-        "over tasks. Brackets are 95 % intervals; … marks an end that failures leave open."
+        "optimizer has one, with +tuned those of a baseline. Lower: tasks on which the final training loss is lower. "
+        "Better, undecided, worse: tasks by Student's paired test over seeds. Ratios below 1 and speed-ups above 1 are "
+        "better. IQM: interquartile mean over tasks. Brackets are 95 % intervals; … marks an end that failures leave "
+        "open."
     )
     below = (
         "Target: the final validation loss of the best tuned baseline. Failed: tasks with a diverged seed at the best "

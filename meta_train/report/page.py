@@ -61,11 +61,12 @@ def headline(evaluation: Evaluation) -> str:
     n_tasks = len(summary.per_task)
     tuning = sorted({n for o in summary.overall.values() for n in o.budgets})
     budgets = f"{listed([str(n) for n in tuning])} trial{'' if tuning[-1:] == [1] else 's'}"
+    also = ", with +tuned those of a baseline" if any(name.endswith("+tuned") for name in learned) else ""
     facts: list[tuple[str, Any]] = [
         ("suite", f"{configuration.get('suite', '')}: {plural(n_tasks, 'task')}"),
         ("learned optimizers", ", ".join(learned) or "none"),
         ("baselines", ", ".join(baselines) or "none"),
-        ("tuning budgets", f"{budgets} per baseline, 1 for a learned optimizer" if baselines else "none"),
+        ("tuning budgets", f"{budgets} per baseline, 1 for a learned optimizer{also}" if baselines else "none"),
         (
             "training runs",
             f"{configuration.get('steps'):,} steps, {plural(len(summary.seeds), 'seed')} per trial, from seed "

@@ -89,7 +89,11 @@ def test_damaged_checkpoint_is_set_aside_for_the_one_before(tmp_path: Path) -> N
         found = checkpoints.newest(state(0), notes.append)
         assert found is not None
         assert_same(found[0], state(2))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "damaged-2"]
+    halve(tmp_path / "2" / "state" / "d")  # once more
+    with Checkpoints(tmp_path) as checkpoints:
+        found = checkpoints.newest(state(0), notes.append)
+        assert found is not None and found[1] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "damaged-2", "damaged-2-2"]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax drops what it was reading

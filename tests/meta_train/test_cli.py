@@ -47,7 +47,7 @@ from meta_train.presets import PRESETS
             "trials: 200, expected 1 to 42",
         ),
         (["export", "--name", "x"], "missing RUN"),
-        (["export", "nowhere", "--name", "x"], "nowhere is no run"),
+        (["export", "nowhere", "--name", "x"], "nowhere is no run: it has no config.json; `learned-opt meta-train"),
         (["export", "nowhere", "--name", "No/good"], "name 'No/good': expected lower-case letters"),
         (["list", "suits"], "list 'suits': did you mean suites"),
         (["evaluate", "--suite", "digits"], "missing --optimizers, --out"),

@@ -44,6 +44,18 @@ def test_plan_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 < float(rows["efficiency"].split(" %")[0]) < 100
 
 
+def test_a_plan_that_cannot_be_measured_and_one_that_is_not_known(capsys: pytest.CaptureFixture[str]) -> None:
+    """One pair alone of an estimator that compares pairs; and shaping, which XLA's partitioner spreads."""
+    plan = lambda kind, *more: ["meta-train", "debug", "--estimator.kind", kind, *more, "--dry-run", "--plan-devices"]
+    assert cli.main([*plan("mix", "--estimator.pairs", "8"), "8"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--plan-devices 8: the 1 of 8 pairs of one device cannot be measured alone" in line
+    assert cli.main([*plan("pes", "--estimator.shaping", "running"), "4"]) == 0
+    rows = {line[:14].strip(): line[14:] for line in capsys.readouterr().out.splitlines()}
+    assert rows["network"].startswith("not known: pes with shaping running") and rows["efficiency"] == "not known"
+    assert rows["outer step"].startswith("more than")
+
+
 def test_model_of_the_all_reduce() -> None:
     """Two devices, 1 GB at 1 GB/s: each sends half of it twice; and a message of nothing is none."""
     wanted = PlanConfig(plan_bandwidth=1.0, plan_latency=0.0)

@@ -390,6 +390,9 @@ class TestDiagnostics:
         _, (alone, _, _) = first_estimate(inner, problem, theta, jax.random.key(0))
         np.testing.assert_allclose(gradient, alone, rtol=1e-12)
         np.testing.assert_allclose(metrics["reference_cosine"], 1.0, rtol=1e-9)
+        frozen = Watched(inner, estimators.backprop(pairs=1, horizon=30), (("", 0.0),))
+        _, (_, _, metrics) = first_estimate(frozen, problem, theta, jax.random.key(0))
+        assert metrics["reference_cosine"] == 0.0
         a, b = {"w": jnp.asarray([3.0, 0.0])}, {"w": jnp.asarray([3.0, 4.0])}
         np.testing.assert_allclose(diagnostics.cosine(a, b), 0.6, rtol=1e-12)
         np.testing.assert_allclose(diagnostics.cosine(a, {"w": jnp.zeros(2)}), 0.0)

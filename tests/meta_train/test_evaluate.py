@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from learned_opt.errors import InputError, WeightsError
 from meta_train.errors import RunFailed
 from meta_train.evaluate import EvaluateArgs, budget, contenders, evaluate, run, runner, store
 from meta_train.evaluate import sweep as sweeping
+from tasks import suites
 
 OPTIMIZERS = ["decayed_sgd", "sgd"]
 SMALL = {"steps": 40, "seeds": 3, "trials": 3, "jobs": 1}
@@ -233,6 +235,28 @@ def test_a_failure_in_one_of_several_jobs_keeps_what_was_finished(tmp_path, monk
     evaluate_toy.install(monkeypatch)
     evaluate(OPTIMIZERS, "toy", tmp_path / "out", **SMALL)
     assert len(rows(tmp_path / "out")) == 24
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_a_sweep_under_way_when_another_fails_is_kept(monkeypatch, error):
+    begun, failed, real = threading.Event(), threading.Event(), runner.sweep
+
+    def sweep(task, contender, **settings):
+        if contender.name == "decayed_sgd":
+            assert begun.wait(60)
+            failed.set()
+            raise error
+        begun.set()
+        assert failed.wait(60)
+        return real(task, contender, **settings)
+
+    monkeypatch.setattr(runner, "sweep", sweep)
+    (task, *_), found = suites.suite("toy"), []
+    pairs = [(task, contenders.resolve(name, trials=1)) for name in OPTIMIZERS]
+    with pytest.raises(error):
+        for _, contender, _ in runner.sweeps(pairs, runner.Asked(steps=5, seeds=2, seed=0), jobs=2):
+            found.append(contender.name)
+    assert found == ["sgd"]
 
 
 def test_another_configuration_is_refused(copy, no_sweep):

@@ -145,6 +145,12 @@ def test_weights_to_start_from(tmp_path: Path) -> None:
     save_pretrained(tmp_path, rule, theta, dict.fromkeys(CARD_FIELDS, ""))
     started = outer.build(config).init()
     jax.tree.map(np.testing.assert_array_equal, started.theta, theta)
+    assert outer.build(config).remarks() == outer.build(CONFIG).remarks() == []
+    louder = dataclasses.replace(
+        config, rule=dataclasses.replace(config.rule, settings={"hidden": 8, "step_mult": 0.1})
+    )
+    (said,) = outer.build(louder).remarks()
+    assert said.endswith("weights made with step_mult 0.001, here step_mult 0.1 (--rule.settings)")
     with pytest.raises(InputError, match=r"rule.start .*: weights of SmallFC\(hidden=8.*expected those of Celo2"):
         outer.build(dataclasses.replace(config, rule=RuleConfig("celo2", start=str(tmp_path)))).initial_theta()
     with pytest.raises(InputError, match=r"rule.start expert: small_fc imitates none"):

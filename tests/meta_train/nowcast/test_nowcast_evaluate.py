@@ -13,12 +13,14 @@ import pytest
 import learned_opt
 from learned_opt import nowcast
 from learned_opt.errors import InputError
+from meta_train.evaluate import budget
 from meta_train.nowcast import contenders, evaluate, rules, scores
 from meta_train.nowcast.cautious import Cautious
 from meta_train.nowcast.config import EvaluateConfig
 from meta_train.nowcast.scores import Cell
 from meta_train.progress import Reporter
 from tasks import suites
+from tasks.longer import Longer
 
 pytestmark = pytest.mark.quick_compilation
 SILENT = Reporter(silent=True)
@@ -100,7 +102,7 @@ def test_jumps_on_top_of_a_learned_optimizer() -> None:
         assert same == jumps
         assert not np.array_equal(was["linear"]["w"], params["linear"]["w"])
         jumped += [n] if jumps else []
-    assert jumped == [9, 19, 29] == evaluate.jump_steps(EvaluateConfig("", steps=40, period=10))
+    assert jumped == [9, 19, 29] == evaluate.jump_steps(40, 10)
     assert float(loss(params)) < float(jnp.sum(goal**2))
 
 
@@ -155,6 +157,7 @@ def test_names_of_contenders(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=text):
             resolve(name)
+    assert [entry.name for entry in resolve("celo2-expert+tuned")] == ["adamw", "celo2-expert+tuned"]
     with pytest.raises(InputError, match="given twice"):
         resolve("lawa", "lawa")
 
@@ -175,6 +178,20 @@ def test_an_evaluation_from_start_to_end(tmp_path: Path, monkeypatch: pytest.Mon
     assert evaluate.evaluate(names, config, out, SILENT) == result
     with pytest.raises(InputError, match="begun with steps 20, not 30"):
         evaluate.evaluate(names, EvaluateConfig("linear", steps=30, period=5, seeds=2, trials=2), out, SILENT)
+
+
+def test_a_longer_task_is_trained_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "tasks_of", lambda suite: (Longer(evaluate_toy.linear(), 2),))
+    config = EvaluateConfig("linear", steps=20, period=5, seeds=2, trials=1)
+    (found,) = evaluate.evaluate(["line_fit@2"], config, tmp_path / "out", SILENT)["tasks"].values()
+    assert [jump["step"] for jump in found["line_fit@2"]["jumps"]] == [4, 9, 14, 19, 24, 29, 34]
+    (cell, _) = (tmp_path / "out" / "cells").iterdir()
+    assert np.load(cell)["losses"].shape == (1, 2, 40)
+
+
+def test_more_trials_than_there_are() -> None:
+    with pytest.raises(InputError, match="trials 43: expected a whole number from 1 to 42"):
+        EvaluateConfig("linear", trials=budget.BUDGETS[-1] + 1)
 
 
 def test_tasks_of_a_suite_or_by_name() -> None:
