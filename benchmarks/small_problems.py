@@ -115,6 +115,15 @@ def problems() -> dict[str, Problem]:
         gain = rewards[arms] + 0.3 * jax.random.normal(k_noise, (16,))
         return -jnp.mean((gain - jnp.mean(gain)) * chance[arms])
 
+    def policy(p: Any, k: Any) -> Any:
+        """The same of a perceptron: five arms, of which one pays, told by the features."""
+        k_rows, k_arm = jax.random.split(k)
+        features, right = rows(k_rows, points, classes)
+        chance = jax.nn.log_softmax(perceptron(p, features))
+        arms = jax.lax.stop_gradient(jax.random.categorical(k_arm, chance))
+        gain = (arms == right) - jnp.mean(arms == right)
+        return -jnp.mean(gain * jnp.take_along_axis(chance, arms[:, None], 1)[:, 0])
+
     def embedding(p: Any, k: Any) -> Any:
         (batch,) = rows(k, words)
         return cross_entropy(p["embed"][batch] @ p["out"], batch % 10)
@@ -158,6 +167,11 @@ def problems() -> dict[str, Problem]:
         "factorisation": Problem(pair({"u": normal(60, 8, scale=0.1)}, {"v": normal(50, 8, scale=0.1)}), factors),
         "perceptron": Problem(lambda k: layers(k, 20, 64, 64, 5), network),
         "perceptron, raw targets": Problem(lambda k: layers(k, 10, 32, 32, 1), raw_targets),
+        "contextual bandit": Problem(
+            lambda k: layers(k, 20, 64, 64, 5),
+            policy,
+            score=lambda p: -jnp.mean(jnp.take_along_axis(jax.nn.softmax(perceptron(p, points)), classes[:, None], 1)),
+        ),
         "gated residual net": Problem(
             lambda k: {
                 "in": normal(20, 32, scale=0.2)(k),
