@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import hashlib
 import importlib.metadata
+import inspect
 import json
 import os
 import warnings
@@ -35,6 +36,19 @@ WEIGHTS, CARD = "weights.safetensors", "card.json"
 CARD_FIELDS = ("recipe", "data", "seed", "horizons", "sizes", "results")
 """What the maker of weights tells of them; the rest of a card is filled in by `save_pretrained`."""
 LICENCE = "Apache-2.0"
+_BETWEEN = (
+    "learned_opt",
+    "optax",
+    "jax",
+    "haiku",
+    "equinox",
+    "flax",
+    "contextlib",
+    "functools",
+    "jaxtyping",
+    "beartype",
+)
+"""Packages between a user's line and a warning."""
 
 
 class _Unstated(int):
@@ -67,26 +81,21 @@ class Pretrained(NamedTuple):
         Warns where the run is longer, or the model larger, than any that the weights were made on, as far as the card
         tells; and where the rule reads a number of steps that is not given.
         """
-        return self._transform(num_steps, 3)
-
-    def _transform(self, num_steps: Any, level: int) -> optax.GradientTransformationExtraArgs:
-        """`level` frames above the warnings is the caller."""
         opt, card = self.rule.transform(self.theta, num_steps=num_steps), self.card
         known = isinstance(num_steps, int | np.integer) and self.rule.name in rules.READ_NUM_STEPS
         if known and isinstance(num_steps, _Unstated):
-            warnings.warn(
+            _warn(
                 f"num_steps is not given, and {self.rule.name} divides its steps over it: 10000 is taken; give the "
-                "number of updates that the training run will make",
-                stacklevel=level,
+                "number of updates that the training run will make"
             )
         elif known and (high := _highest(card["horizons"])) is not None and num_steps > high:
-            _beyond(f"num_steps {num_steps}", f"training runs of up to {high} steps", level + 1)
+            _beyond(f"num_steps {num_steps}", f"training runs of up to {high} steps")
         if (largest := _highest(card["sizes"])) is None:
             return opt
 
         def init(params: Any) -> Any:
             if (size := sum(map(np.size, jax.tree.leaves(params)))) > largest:
-                _beyond(f"{size} parameters", f"models of up to {largest}", 3)
+                _beyond(f"{size} parameters", f"models of up to {largest}")
             return opt.init(params)
 
         return optax.GradientTransformationExtraArgs(init, opt.update)
@@ -98,9 +107,19 @@ def _highest(seen: Any) -> int | None:
     return high if isinstance(high, int) else None
 
 
-def _beyond(what: str, seen: str, level: int) -> None:
-    # Python shows a warning of one text and place once.
-    warnings.warn(f"{what}: these weights were made on {seen}; compare with a tuned optimizer", stacklevel=level)
+def _beyond(what: str, seen: str) -> None:
+    _warn(f"{what}: these weights were made on {seen}; compare with a tuned optimizer")
+
+
+def _warn(message: str) -> None:
+    """Warn at the line of the user's own code, however deep in other transforms, or in a trace, the caller is.
+
+    Python shows a warning of one text and place once.
+    """
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _BETWEEN:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
 
 
 def list_pretrained() -> list[str]:
@@ -122,7 +141,7 @@ def from_pretrained(
     Raises:
       WeightsError: no such release or folder, or one that is damaged.
     """
-    return load_pretrained(name_or_path)._transform(num_steps, 3)
+    return load_pretrained(name_or_path).transform(num_steps)
 
 
 def load_pretrained(name_or_path: str | os.PathLike[str]) -> Pretrained:

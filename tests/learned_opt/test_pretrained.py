@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import rule_table
 import safetensors.numpy
@@ -169,8 +170,12 @@ def test_warns_beyond_what_the_weights_have_seen(tmp_path):
     with pytest.warns(UserWarning, match="num_steps is not given, and helm .*: 10000 is taken") as warned:
         learned_opt.from_pretrained(tmp_path / "known")
     assert len(warned) == 1
-    with pytest.warns(UserWarning, match="num_steps is not given"):
+    with pytest.warns(UserWarning, match="num_steps is not given") as warned:
         learned_opt.load_pretrained(tmp_path / "known").transform()
+        learned_opt.from_pretrained(tmp_path / "known")
+    assert [w.filename for w in warned] == [__file__] * 2
     learned_opt.from_pretrained(tmp_path / "blind")
-    with pytest.warns(UserWarning, match="13 parameters: .* models of up to 12"):
-        blind.init(params(13))
+    for init in (blind.init, jax.jit(blind.init), optax.chain(blind, optax.scale(1.0)).init):
+        with pytest.warns(UserWarning, match="13 parameters: .* models of up to 12") as warned:
+            init(params(13))
+        assert [w.filename for w in warned] == [__file__]
