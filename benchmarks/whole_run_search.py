@@ -15,6 +15,7 @@ gradient over generations, and of all of them together the mean square, which is
 """
 
 import argparse
+import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,7 +109,7 @@ def utilities(scores: np.ndarray) -> np.ndarray:
 def main() -> None:
     """Search, and say what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="a file NAME.npz; it is gone on with")
     parser.add_argument("--family", default="deep")
     parser.add_argument("--tasks", type=int, default=18)
     parser.add_argument("--per-generation", type=int, default=6)
@@ -118,6 +119,8 @@ def main() -> None:
     parser.add_argument("--start", choices=tuple(STARTS), default="chosen")
     parser.add_argument("--horizons", type=int, nargs=2, default=HORIZONS)
     args = parser.parse_args()
+    if args.out.suffix != ".npz":
+        parser.error(f"--out {args.out}: expected a name that ends with .npz")
     moves = coordinates()
     theta = STARTS[args.start](jax.random.key(0))
     scale = args.spread * np.array([move.scale for move in moves])
@@ -159,7 +162,7 @@ def main() -> None:
     t = np.sqrt(len(gradients)) * gradients.mean(0) / gradients.std(0)
     for i in np.argsort(-np.abs(t))[:12]:
         print(f"{moves[i].part}{list(moves[i].place)}: t {t[i]:+.1f}, moved {mu[i]:+.4f}")
-    print(f"mean square of t: {np.mean(t * t):.2f} over {len(gradients)} generations (1 is noise)")
+    print(json.dumps({"generations": len(gradients), "mean_square_of_t": float(np.mean(t * t))}))  # 1 is noise
 
 
 if __name__ == "__main__":

@@ -174,7 +174,8 @@ def save_pretrained(
     if set(card) != set(CARD_FIELDS):
         odd = sorted(set(card) ^ set(CARD_FIELDS))
         raise InputError(f"card fields {', '.join(odd)} are missing or unknown: expected {', '.join(CARD_FIELDS)}")
-    tensors = {name: np.asarray(value) for name, value in _flatten(theta).items()}
+    # In C order: safetensors writes the memory as it lies.
+    tensors = {name: np.asarray(value, order="C") for name, value in _flatten(theta).items()}
     data = safetensors.numpy.save(tensors, metadata={"format": FORMAT})
     whole = {
         "format": FORMAT,
@@ -223,11 +224,12 @@ def _read_card(folder: Path) -> dict[str, Any]:
         card = json.loads((folder / CARD).read_text())
         if card["format"] != FORMAT:
             raise WeightsError(f"{folder / CARD}: format {card['format']!r}, expected {FORMAT!r}; update learned-opt")
-        _ = card["rule"]["name"], dict(card["rule"]["settings"]), card["weights"]["sha256"]
+        texts = card["rule"]["name"], card["weights"]["sha256"]
+        _ = [text.encode() for text in texts], dict(card["rule"]["settings"])
         _ = [card[field] for field in CARD_FIELDS]
     except WeightsError:
         raise
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(
             f"{folder / CARD} is not a card of format {FORMAT} ({type(error).__name__}: {error}); "
             "repeat the command that made it"

@@ -1,14 +1,16 @@
 """What crosses the network, read from a compiled program."""
 
+import math
 import re
 from typing import NamedTuple
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all", "collective-broadcast")
 
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "s64": 8, "u64": 8, "f64": 8}
-_FOUR = 4
-_CALL = re.compile(rf"= (\(.*?\)|\S+) ({'|'.join(KINDS)})(?:-start)?\(")
-_ARRAY = re.compile(r"([a-z]+[0-9]*)\[([0-9,]*)\]")
+_BITS = re.compile(r"[a-z]+([0-9]+)")
+_CALL = re.compile(rf"= (\(.*?\)|\S+) ({'|'.join(KINDS)})(-start)?\(")
+_ARRAY = re.compile(r"([a-z]+[0-9]*\w*)\[([0-9,]*)\]")
+_WITH_OPERANDS = ("all-gather", "collective-permute")
+"""Kinds whose asynchronous form returns a tuple of operands, results and contexts, which are u32[]."""
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) .*\{$")
 
 
@@ -31,16 +33,16 @@ def collectives(hlo: str) -> list[Collective]:
             entry = line.startswith("ENTRY")
         call = _CALL.search(line)
         if call:
-            found.append(Collective(call[2], _size(call[1]), not entry))
+            arrays = _ARRAY.findall(call[1])
+            if call[3] and call[2] in _WITH_OPERANDS:
+                arrays = [array for array in arrays if array != ("u32", "")]
+                arrays = arrays[len(arrays) // 2 :]
+            found.append(Collective(call[2], sum(_size(*array) for array in arrays), not entry))
     return found
 
 
-def _size(shape: str) -> int:
-    """Bytes of a shape such as f32[8,4]{1,0}, or of a tuple of them."""
-    total = 0
-    for dtype, dimensions in _ARRAY.findall(shape):
-        count = 1
-        for n in filter(None, dimensions.split(",")):
-            count *= int(n)
-        total += count * _BYTES.get(dtype, _FOUR)
-    return total
+def _size(dtype: str, dimensions: str) -> int:
+    """Bytes of an array such as f32[8,4]: dtypes are named by their bits, pred and those of less have a byte."""
+    bits = _BITS.match(dtype)
+    width = 1 if bits is None else max(1, int(bits[1]) // 8)
+    return width * math.prod(int(n) for n in dimensions.split(",") if n)

@@ -35,9 +35,13 @@ class Streams:
         return exchange(problems, [reservoir.advance() for reservoir in self._reservoirs])
 
     def save(self, step: int, keep: int = 8) -> None:
-        """Write the positions of `step`, in one atomic step, before its checkpoint; the last few stay."""
+        """Write the positions of `step`, in one atomic step, before its checkpoint; those of the few before it stay.
+
+        Those of later steps are of a run that went on from an earlier checkpoint, and are dropped.
+        """
         if self._reservoirs:
-            saved = self._read() | {str(step): [reservoir.position() for reservoir in self._reservoirs]}
+            saved = {at: positions for at, positions in self._read().items() if int(at) < step}
+            saved[str(step)] = [reservoir.position() for reservoir in self._reservoirs]
             newest = dict(sorted(saved.items(), key=lambda item: int(item[0]))[-keep:])
             partial = self._path.with_suffix(".partial")
             partial.write_text(json.dumps(newest))

@@ -98,7 +98,8 @@ def residual_net(
         if y == x:
             raise InputError(f"block {block.main!r} has no weight: expected a linear layer or a convolution")
         if block.shortcut:
-            _chain(draft, block.shortcut, x, end=y)
+            if _chain(draft, block.shortcut, x, end=y) != y:
+                raise InputError(f"shortcut {block.shortcut!r} has no weight: name a layer, or leave the shortcut out")
         elif draft.groups[x] != draft.groups[y]:
             raise InputError(
                 f"block {block.main!r} goes from {draft.groups[x]} to {draft.groups[y]} channels without a shortcut: "

@@ -107,7 +107,8 @@ def save(
     name = type(network).__name__
     if NETWORKS.get(name) is not type(network):
         raise InputError(f"network {network!r}: expected one of {', '.join(NETWORKS)}")
-    tensors = {path: np.asarray(x) for path, x in named(theta).items()}
+    # In C order: safetensors writes the memory as it lies.
+    tensors = {path: np.asarray(x, order="C") for path, x in named(theta).items()}
     data = safetensors.numpy.save(tensors, metadata={"format": FORMAT})
     libraries = ("jax", "optax", "numpy")
     whole = {

@@ -40,13 +40,15 @@ def envelope(path: Path | None) -> Envelope:
     """Read the arrays `task`, `steps` and `loss` of an .npz file.
 
     Raises:
-      InputError: no path, or the file cannot be read.
+      InputError: no path, the file cannot be read, or its arrays do not fit together.
     """
     if path is None:
         raise InputError("velodrome-baselines: not given, expected the .npz of published curves")
     try:
         with path.open("rb") as file, np.load(file) as arrays:
             task, steps, loss = (arrays[name] for name in ("task", "steps", "loss"))
+            if steps.ndim != 1 or loss.shape != (len(task), len(steps)):
+                raise ValueError(f"loss of shape {loss.shape}, {len(task)} tasks and steps of shape {steps.shape}")
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(

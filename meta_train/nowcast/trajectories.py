@@ -51,7 +51,7 @@ def save(path: Path, states: States) -> None:
     """Write a trajectory, whole or not at all."""
     tensors: dict[str, np.ndarray] = {}
     for name, x in states.items():
-        x = np.asarray(x, np.float32)
+        x = np.asarray(x, np.float32, order="C")  # safetensors writes the memory as it lies
         moves = x - x[:1]
         axes = tuple(range(1, x.ndim))
         scale = np.max(np.abs(moves), axis=axes, initial=0.0)

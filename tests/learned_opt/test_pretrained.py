@@ -120,6 +120,8 @@ def test_weights_of_other_settings(saved: Path) -> None:
         (lambda card: card["rule"]["settings"].update(hidden=-3), "hidden is -3: expected a whole number"),
         (lambda card: card.pop("weights"), "is not a card"),
         (lambda card: card.pop("recipe"), "is not a card"),
+        (lambda card: card["rule"].update(name=["x"]), "is not a card"),
+        (lambda card: card["weights"].update(sha256=None), "is not a card"),
     ],
 )
 def test_cards_that_do_not_fit(saved: Path, change: Any, message: str) -> None:
@@ -127,6 +129,13 @@ def test_cards_that_do_not_fit(saved: Path, change: Any, message: str) -> None:
     with pytest.raises(WeightsError, match=message) as error:
         learned_opt.from_pretrained(saved)
     one_line(error)
+
+
+def test_weights_in_another_order_of_memory_come_back(tmp_path: Path) -> None:
+    theta = jax.tree.map(np.asfortranarray, RULE.init(jax.random.key(5)))
+    assert not all(x.flags.c_contiguous for x in jax.tree.leaves(theta))
+    pretrained.save_pretrained(tmp_path, RULE, theta, dict.fromkeys(pretrained.CARD_FIELDS, ""))
+    jax.tree.map(np.testing.assert_array_equal, pretrained.load_pretrained(tmp_path).theta, theta)
 
 
 def test_card_that_is_no_json(saved: Path) -> None:

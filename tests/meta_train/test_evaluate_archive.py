@@ -299,6 +299,7 @@ def test_fingerprints_tell_names_settings_shapes_and_data_apart():
 
 
 def test_archives_of_the_package_can_be_read():
+    assert len([*archived.folder().rglob("*.json.gz")]) >= 3
     for file in sorted(archived.folder().rglob("*.json.gz")):
         found = archived.read(archived.folder(), file.parent.name, file.name.removesuffix(".json.gz"))
         assert found is not None and len(found.content["trials"]) in (1, 7, 42), file

@@ -101,6 +101,13 @@ def test_floor_of_ratios():
     assert found.difference.mean == pytest.approx(-1.44 / 3)  # the difference is that of the losses
 
 
+def test_runs_are_paired_by_seed():
+    """Of 1 2 3 and 5 7 11 without the first and the last: 2 and 7."""
+    own, reference = rows("t", "a", [[None, 2.0, 3.0]]), rows("t", "b", [[5.0, 7.0, None]])
+    found = compare(own, reference, "final_train_loss", 0.1)
+    assert found.difference.mean == pytest.approx(-5.0) and found.unpaired == 2
+
+
 def test_diverged_runs_are_counted_and_never_averaged():
     adam = summarize(rows("t", "adam", [[1.0, None, 1.0], [3.0, 4.0, 5.0]])).per_task["t"]["adam"]
     # A trial that loses a seed is not the best one, however low the others.
@@ -133,6 +140,7 @@ def test_only_the_baseline_fails():
     assert (comparison.verdict, comparison.better, comparison.ratio) == ("better", True, EMPTY)
     assert (speedup.value, speedup.case, at.target) == (None, "baseline_failed", None)
     assert summary.overall["adam"].best_baseline == 0
+    assert summary.overall["mine"].tasks_compared == 0
     # Among other tasks its ratio is the lowest: of 0 .25 .5 .5 .8 1.25 the middle four.
     groups = [rows("lost", "adam", [[4.0, None, 4.2]]), rows("lost", "mine", [[9.0, 9.0, 9.0]], "learned")]
     versus = summarize(*groups, *(g for pair in MANY for g in pair)).overall["mine"].budgets[1].versus[BEST]

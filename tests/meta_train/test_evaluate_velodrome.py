@@ -144,6 +144,13 @@ def test_the_report_has_a_section(tmp_path):
     assert "12.5" in section and "7.25" in section and "task_00" in section and "task_01" not in section
 
 
+def test_published_curves_that_do_not_fit_together(tmp_path):
+    for loss in (np.ones((1, 3)), np.ones(3), np.ones((2, 2))):
+        np.savez(tmp_path / "curves.npz", task=["a", "b"], steps=np.arange(3), loss=loss)
+        with pytest.raises(InputError, match=r"cannot read .*loss of shape .*, 2 tasks and steps of shape \(3,\)"):
+            velodrome.envelope(tmp_path / "curves.npz")
+
+
 @pytest.mark.parametrize("content", [None, b"nothing", b"PK\x03\x04cut off", npy(3)])
 def test_published_curves_that_cannot_be_read(content, tmp_path):
     if content is not None:

@@ -121,6 +121,23 @@ def test_same_theta_on_any_number_of_devices_by_one_all_reduce(name: str) -> Non
             assert [shard.data.shape[0] for shard in x.addressable_shards] == [8 // devices] * devices
 
 
+@pytest.mark.parametrize(
+    ("line", "size"),
+    [
+        ("%a = f32[8,4]{1,0} all-reduce(%x)", 128),
+        ("%a = (f32[8], bf16[2]) all-reduce-start(%x, %y)", 36),
+        ("%a = (f32[8], f32[32]) all-gather-start(%x)", 128),
+        ("%a = (f32[4], f32[4], u32[], u32[]) collective-permute-start(%x)", 16),
+        ("%a = c64[8] all-reduce(%x)", 64),
+        ("%a = f8e4m3fn[8] all-reduce(%x)", 8),
+        ("%a = pred[] all-reduce(%x)", 1),
+    ],
+)
+def test_bytes_of_a_collective(line: str, size: int) -> None:
+    (found,) = collectives(f"ENTRY %main {{\n  {line}, channel_id=1\n}}")
+    assert (found.bytes, found.in_loop) == (size, False)
+
+
 @pytest.mark.parametrize("settings", [{"shaping": "rank"}, {"kind": "guided"}, {"reference": "es-single"}], ids=str)
 def test_estimators_that_are_no_means_are_partitioned(settings: dict[str, Any]) -> None:
     alone, several = made(1, **settings), made(4, **settings)

@@ -61,6 +61,14 @@ def test_positions_that_are_not_there_are_told(tmp_path):
         Streams(library.streams, tmp_path).restore((), 7)
 
 
+def test_positions_of_a_run_that_began_again_stay(tmp_path):
+    """Not those of later steps, of the run before it."""
+    kept = Streams((stream("sklearn_digits", rows=100, seed=5),), tmp_path)
+    for step in (*range(10, 100, 10), 5, 10):
+        kept.save(step)
+    assert [*json.loads((tmp_path / "streams.json").read_text())] == ["5", "10"]
+
+
 def test_data_that_fit_need_no_stream(tmp_path):
     library = Library()
     problems = (Examples(library.dataset("sklearn_digits")),)

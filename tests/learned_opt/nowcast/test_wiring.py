@@ -134,6 +134,9 @@ def test_residual_blocks_must_fit() -> None:
     params = {"x/w": jnp.ones((3, 3, 1, 2)), "y/w": jnp.ones((3, 3, 2, 3)), "z/w": jnp.ones((1, 1, 2, 3))}
     with pytest.raises(InputError, match="goes from 2 to 3 channels without a shortcut"):
         nowcast.residual_net(params, ["x"], [nowcast.Residual(("y",))], [])
+    scaled = params | {"n/scale": jnp.ones((2,))}
+    with pytest.raises(InputError, match=r"shortcut \('n',\) has no weight"):
+        nowcast.residual_net(scaled, ["x"], [nowcast.Residual(("y",), ("n",))], [])
     graph = nowcast.residual_net(params, ["x"], [nowcast.Residual(("y",), ("z",))], [])
     y, z = (next(wire for wire in graph.wires if wire.path == f"{name}/w") for name in "yz")
     assert (y.source, y.target) == (z.source, z.target)
