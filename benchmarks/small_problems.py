@@ -69,11 +69,12 @@ def cross_entropy(logits: Any, labels: Any) -> Any:
 
 def problems() -> dict[str, Problem]:
     """All of them."""
-    from sklearn.datasets import load_breast_cancer, load_diabetes
+    from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 
     key = jax.random.key(99)
     cancer: Any = load_breast_cancer()
     diabetes: Any = load_diabetes()
+    wine: Any = load_wine()
     raw, malignant = jnp.asarray(cancer.data, jnp.float32), jnp.asarray(cancer.target)
     scaled = (raw - raw.mean(0)[None]) / raw.std(0)[None]
     x = jax.random.normal(key, (500, 5))
@@ -148,6 +149,31 @@ def problems() -> dict[str, Problem]:
         features, targets = rows(k, jnp.asarray(diabetes.data * 21.0, jnp.float32), jnp.asarray(diabetes.target))
         return jnp.mean((perceptron(p, features)[:, 0] - targets) ** 2)
 
+    def raw_features(p: Any, k: Any) -> Any:
+        features, labels = rows(k, jnp.asarray(wine.data, jnp.float32), jnp.asarray(wine.target))
+        return cross_entropy(perceptron(p, features), labels)
+
+    def rare(p: Any, k: Any) -> Any:
+        """One row of a hundred counts, so most minibatches have neither a loss nor a gradient."""
+        k_rows, k_counts = jax.random.split(k)
+        features, targets = rows(k_rows, points, jnp.sin(points[:, 0]))
+        counts = jax.random.uniform(k_counts, (64,)) < 0.01
+        return jnp.mean(counts * (perceptron(p, features)[:, 0] - targets) ** 2)
+
+    def orbit(p: Any) -> Any:
+        """Places on an orbit around a mass, by the leapfrog scheme."""
+
+        def step(carry: Any, _: Any) -> Any:
+            x, v = carry
+            pull = lambda x: -jnp.exp(p["log_mass"]) * x / jnp.sum(x * x) ** 1.5
+            v = v + 0.05 * pull(x)
+            x = x + 0.1 * v
+            return (x, v + 0.05 * pull(x)), x
+
+        return jax.lax.scan(step, (p["x"], p["v"]), None, 80)[1]
+
+    seen = orbit({"log_mass": jnp.float32(0.2), "x": jnp.array([1.0, 0.0]), "v": jnp.array([0.1, 1.1])})
+
     normal = lambda *shape, scale=1.0: lambda k: scale * jax.random.normal(k, shape)
     pair = lambda a, b: lambda k: {n: f(kk) for (n, f), kk in zip({**a, **b}.items(), jax.random.split(k), strict=True)}
     return {
@@ -167,6 +193,12 @@ def problems() -> dict[str, Problem]:
         "factorisation": Problem(pair({"u": normal(60, 8, scale=0.1)}, {"v": normal(50, 8, scale=0.1)}), factors),
         "perceptron": Problem(lambda k: layers(k, 20, 64, 64, 5), network),
         "perceptron, raw targets": Problem(lambda k: layers(k, 10, 32, 32, 1), raw_targets),
+        "perceptron, raw features": Problem(lambda k: layers(k, 13, 64, 64, 3), raw_features),
+        "rare events": Problem(lambda k: [*layers(k, 20, 64), (jnp.zeros((64, 1)), jnp.zeros((1, 1)))], rare),
+        "orbit": Problem(
+            lambda k: {"log_mass": jnp.zeros(()), "x": jnp.array([0.9, 0.1]), "v": jnp.array([0.0, 1.0])},
+            lambda p, k: jnp.mean((orbit(p) - seen) ** 2),
+        ),
         "contextual bandit": Problem(
             lambda k: layers(k, 20, 64, 64, 5),
             policy,

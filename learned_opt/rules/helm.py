@@ -9,7 +9,7 @@ Each update, for x = t / num_steps, the training loss l, and every tensor with n
     q   = 1 / sqrt(R + 1e-10 mean(R))
     S_k = mean((M_k q)^2),   A = cos(g q, m_0 q)                          of the old m_0: did the last steps agree?
     a_j <- averages of A over about 10 and 50 updates
-    u   <- min(u, |l| / (n sqrt(mean R)))         how far the loss is away in this tensor alone, were it linear
+    u   <- min(u, |l| / (n sqrt(mean R)))         how far the loss is away in this tensor alone, were it linear; g != 0
     U   = geometric mean of sqrt(f mean p^2) over matrices that are not zero       f: fan-in; 1 for vectors
     v   = min(exp(z_0) U / sqrt(f), exp(z_1) u)                              what a tensor at zero counts as
           of models whose matrices all start at zero, or that have none: z = 0; U is that of the other tensors at

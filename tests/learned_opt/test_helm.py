@@ -140,6 +140,23 @@ def test_a_loss_that_is_no_distance_freezes_nothing(first):
     assert losses[-1] < 0.01
 
 
+def test_a_batch_that_says_nothing_freezes_nothing():
+    """Rare events: most batches have neither a loss nor a gradient, and the last layer starts at zero."""
+    opt = RULE.transform(RULE.expert(jax.random.key(3)), num_steps=400)
+    start = {"in": jax.random.normal(jax.random.key(0), (6, 16)) / 2.0, "out": jnp.zeros((16, 1))}
+    x = jax.random.normal(jax.random.key(1), (32, 6))
+    of = lambda p, there: there * jnp.mean((jnp.tanh(x @ p["in"]) @ p["out"] - x[:, :1]) ** 2)
+
+    def step(carry, t):
+        p, state = carry
+        value, gradient = jax.value_and_grad(of)(p, jnp.float32(t % 4 == 0))
+        updates, state = opt.update(gradient, state, p, value=value)
+        return (optax.apply_updates(p, updates), state), None
+
+    (p, _), _ = jax.jit(lambda: jax.lax.scan(step, (start, opt.init(start)), jnp.arange(400)))()
+    assert of(p, 1.0) < 0.05 * of(start, 1.0)
+
+
 def test_what_the_loss_does_not_depend_on_stays():
     """Decay as well waits for a gradient."""
     start = {"w": jnp.ones((4, 3)), "unused": jnp.ones((4, 3)), "gain": jnp.ones((3,))}
