@@ -32,8 +32,8 @@ def distance(
     """u and `signed` after this step: how far the loss is away in every tensor alone, were it linear.
 
     The least of all steps with a gradient (a batch without one, as of rare events, says nothing); the largest where the
-    tensors' own size says little (`origin`), and where the loss does: a distance is zero or less only without a
-    gradient, and what is so with one, as the surrogate of a policy gradient or a log density, is none.
+    tensors' own size says little (`origin`), and where the loss does: what has a gradient and is negative, or zero at
+    the first step, as the surrogate of a policy gradient or a log density, is no distance. Zero later is rounding.
 
     Args:
       unit: u before; `UNKNOWN` before the first gradient.
@@ -44,8 +44,9 @@ def distance(
       leaves: the parameters.
     """
     n = np.array([max(1, jnp.size(p)) for p in leaves], np.float32)
-    signed = signed | (jnp.isfinite(loss) & (loss <= 0.0) & jnp.any(seen.g > TINY))
-    known = jnp.isfinite(loss) & (seen.g > TINY)
+    zero = (loss == 0.0) & jnp.all(unit >= UNKNOWN)
+    signed = signed | (jnp.isfinite(loss) & ((loss < 0.0) | zero) & jnp.any(seen.g > TINY))
+    known = jnp.isfinite(loss) & (seen.g > TINY) & ((loss != 0.0) | signed)
     here = jnp.where(known, jnp.abs(loss) / (n * jnp.sqrt(jnp.maximum(seen.r, TINY))), UNKNOWN)
     largest = ((origin > 0) | signed) & known & (unit < UNKNOWN)
     return jnp.where(largest, jnp.maximum(unit, here), jnp.minimum(unit, here)), signed

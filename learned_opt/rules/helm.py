@@ -14,7 +14,7 @@ Each update, for x = t / num_steps, the training loss l, and every tensor with n
     v   = min(exp(z_0) U / sqrt(f), exp(z_1) u)                              what a tensor at zero counts as
           of models whose matrices all start at zero, or that have none: z = 0; U is that of the other tensors at
           the start and at least 1, as initialisers have it; u is the largest so far and at least 2 % of U / sqrt(f).
-          So is u once l was zero or less and some g not zero: l is then no distance, as a policy gradient's
+          So is u once l was negative, or zero at t = 0, and some g not zero: l is then no distance
     F   = the 30 inputs of `learned_opt.helm_inputs`
     o   = F W_0 + relu(F W_1 + mean over tensors(F W_2) + b_1) W_3 + b_3
     c   <- c + clip(o_0, -1, 1) / ((t + 10) ln 10 / 10)                   a drift in nats per decade of time
@@ -117,7 +117,7 @@ class State(NamedTuple):
     origin: Array
     """U of a model whose matrices all start at zero, or that has none; 0 of the others."""
     signed: Array
-    """Whether the loss was ever zero or less where there was a gradient."""
+    """Whether the loss was ever negative, or zero at the first step, where there was a gradient."""
     losses: LossAverages
 
 

@@ -140,6 +140,22 @@ def test_a_loss_that_is_no_distance_freezes_nothing(first):
     assert losses[-1] < 0.01
 
 
+@pytest.mark.parametrize(
+    ("losses", "signed"), [((1.0, 0.0), False), ((1.0, -1e-3), True), ((0.0, 1.0), True), ((1.0, 2.0), False)], ids=str
+)
+def test_a_loss_that_rounds_to_zero_is_still_a_distance(losses, signed):
+    """A cross entropy in float32 is 0 before its gradient is."""
+    params = parameters()
+    opt = RULE.transform(RULE.expert(jax.random.key(3)), num_steps=10)
+    state = opt.init(params)
+    for value in losses:
+        before = state.unit
+        _, state = opt.update(jax.tree.map(lambda p: 1e-3 * jnp.ones_like(p), params), state, params, value=value)
+    assert bool(state.signed) == signed
+    if losses == (1.0, 0.0):
+        np.testing.assert_array_equal(state.unit, before)
+
+
 def test_a_batch_that_says_nothing_freezes_nothing():
     """Rare events: most batches have neither a loss nor a gradient, and the last layer starts at zero."""
     opt = RULE.transform(RULE.expert(jax.random.key(3)), num_steps=400)
