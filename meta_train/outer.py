@@ -9,6 +9,7 @@ s are the factors on the noise of each part, so that a part is sought in units o
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import jax
@@ -108,6 +109,7 @@ class Experiment:
         """Inner steps of one outer step, all particles of all tasks counted."""
         return self.estimator.inner_steps * len(self.problems)
 
+    @cached_property
     def task_shapes(self) -> dict[str, str]:
         """Of each task, by place and name: CRC-32 of the shapes of its data and of what it trains.
 

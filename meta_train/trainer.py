@@ -69,7 +69,7 @@ def meta_train(
             if checkpoints.latest == config.steps == _steps_of_weights(out):
                 results = pretrained.load_pretrained(out).card["results"]
                 return Outcome(config.steps, None, config.steps, results)
-            run_directory.check_tasks(out, experiment.task_shapes())
+            run_directory.check_tasks(out, experiment.task_shapes)
             for line in [*experiment.remarks(), *hosts.described(devices, experiment)]:
                 reporter.note(line)
             state = experiment.init()
@@ -113,7 +113,7 @@ def _advance(
     problems = experiment.problems if resumed_at is None else place(streams.restore(experiment.problems, step))
     if first:
         kinds = [str(d.device_kind) for d in jax.devices()]
-        run_directory.record_start(out, config, step=step, devices=kinds, tasks=experiment.task_shapes())
+        run_directory.record_start(out, config, step=step, devices=kinds, tasks=experiment.task_shapes)
     if resumed_at is not None:
         reporter.note(f"resuming {out} at outer step {step} of {config.steps}")
     with reporter.task("compiling the outer step"):
