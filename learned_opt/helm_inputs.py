@@ -3,7 +3,8 @@
 m_k, r   running statistics of the gradient (`DECAYS`);  M_k, R: divided by 1 - decay^(t+1)
 q   = 1 / sqrt(R + 1e-10 mean(R))
 S_k = mean((M_k q)^2)          the share of the gradient that is signal, at three time scales
-A   = cos(g q, m_0 q)          of the old m_0: did the last steps agree with this gradient?
+A   = cos(g sqrt(q), m_0 sqrt(q))          of the old m_0: is this gradient along the last steps of Adam's kind, m_0 q?
+                               Steep entries count most: flat ones that agree do not hide that those overshoot.
 """
 
 import math
@@ -25,6 +26,8 @@ DECAYS = Decays(m=(0.9, 0.99, 0.999), r=(0.99,))
 AGREEMENT = np.array((0.9, 0.98), np.float32)
 """Decays of the averages of A."""
 INPUTS = 21 + loss_features.WIDTH
+AGREEMENTS = (1, 2)
+"""Places among the inputs of these averages."""
 RANK = {1: 10, 2: 11, 3: 12}
 """Places among the inputs that tell vectors and scalars, matrices, and tensors of more axes apart."""
 LOG_STEPS = 20
@@ -94,7 +97,9 @@ def _observe(static: None, t: Array, own: None, g: Array, p: Array, acc: Accumul
     q = inverse_rms(r)
     mean = lambda x: jnp.mean(x * x)
     signal = jnp.stack([mean(m * q) for m in momenta])
-    agreement = jnp.mean(g * old * q * q) * jax.lax.rsqrt(mean(g * q) * mean(old * q) + SMALL)
+    unit = jax.lax.rsqrt(jnp.mean(r) + TINY)
+    within = lambda a, b: unit * jnp.mean(a * b * q)
+    agreement = within(g, old) * jax.lax.rsqrt(within(g, g) * within(old, old) + SMALL)
     return Seen(mean(p), jnp.mean(r), mean(g), agreement, signal)
 
 

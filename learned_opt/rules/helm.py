@@ -7,8 +7,8 @@ Each update, for x = t / num_steps, the training loss l, and every tensor with n
 
     m_k <- b_k m_k + (1 - b_k) g,   r <- .99 r + (1 - .99) g^2       b = .9 .99 .999; M_k, R: over 1 - b^(t+1)
     q   = 1 / sqrt(R + 1e-10 mean(R))
-    S_k = mean((M_k q)^2),   A = cos(g q, m_0 q)                          of the old m_0: did the last steps agree?
-    a_j <- averages of A over about 10 and 50 updates
+    S_k = mean((M_k q)^2),   A = cos(g sqrt(q), m_0 sqrt(q))              of the old m_0: did the last steps agree?
+    a_10, a_50 <- averages of A over about so many updates
     u   <- min(u, |l| / (n sqrt(mean R)))         how far the loss is away in this tensor alone, were it linear; g != 0
     U   = geometric mean of sqrt(f mean p^2) over matrices that are not zero       f: fan-in; 1 for vectors
     v   = min(exp(z_0) U / sqrt(f), exp(z_1) u)                              what a tensor at zero counts as
@@ -22,17 +22,19 @@ Each update, for x = t / num_steps, the training loss l, and every tensor with n
     e   = sum_k o_{2+k} B_k,   B = g q, M_0 q, M_1 q, M_2 q, M_0 / rms(M_0), M_1 / rms(M_1)
     E   = e as a matrix (all axes but the last together), its singular values made equal; a vector e is its own E
     d   = (1 - o_8) e / rms(e) + o_8 E / rms(E)
-    p   <- p - eta sqrt(mean p^2 + v^2) (d / rms(d) + o_9 p / rms(p))                where R is not zero
+    D   = eta sqrt(mean p^2 + v^2) (d / rms(d) + o_9 p / rms(p))                     0 where R is zero
+    p   <- p - min(1, exp(s_3) max(|l|, exp(s_4) L) / sum over tensors(g . D)) D     `learned_opt.helm_promise`
 
 Before meta-training o is constant but for the horizon: relative steps of `rate` sqrt(1000 / num_steps) along Adam's
 B_1, with a linear schedule. `expert` has constants chosen by hand, those that did best on the suite `validation`: it
-tells vectors (0.6) and kernels of convolutions (0.5) apart, and goes along the orthogonalised 0.1 B_0 + B_1, a Muon
-whose steps are normalised for each tensor, with 0.05 p / rms(p) of decay. The orthogonalisation is that of Celo2
-(`celo2.py`).
+tells vectors (0.6) and kernels of convolutions (0.5) apart, goes along the orthogonalised 0.1 B_0 + B_1, a Muon whose
+steps are normalised for each tensor, with 0.05 p / rms(p) of decay, and sets its size by whether gradients agree: it
+adds 4 (a_50 - 0.2)+ - 4 (-0.25 - a_10)+ to o_1. A gradient along the last steps says that longer ones would have gained
+more (Baydin et al. 2018, arXiv:1703.04782). The orthogonalisation is that of Celo2 (`celo2.py`).
 
-Reads the training loss and `num_steps`. Weights: 1,451. State: 4 floats per parameter, 5 per tensor. Fails: where
-tensors that start at zero need steps of an unusual size (v is a guess), and where `num_steps` is far too small, since
-steps end with it.
+Reads the training loss and `num_steps`. Weights: 1,453. State: 4 floats per parameter, 5 per tensor. Fails: where
+tensors that start at zero need steps of an unusual size (v is a guess), where a loss depends very unevenly on the
+entries of one tensor, and where `num_steps` is far too small, since steps end with it.
 """
 
 import math
@@ -50,6 +52,7 @@ from learned_opt.accumulators import Accumulators
 from learned_opt.errors import InputError
 from learned_opt.helm_inputs import (
     AGREEMENT,
+    AGREEMENTS,
     DECAYS,
     INPUTS,
     LOG_STEPS,
@@ -64,6 +67,7 @@ from learned_opt.helm_inputs import (
     inverse_rms,
     observe,
 )
+from learned_opt.helm_promise import kept
 from learned_opt.helm_sizes import at_zero, distance, origin
 from learned_opt.loss_features import LossAverages
 from learned_opt.network import EXACT, Layer, PerParameterMLP
@@ -85,7 +89,8 @@ class Theta(NamedTuple):
     """Weights of the rule."""
 
     schedule: Array
-    """s: logarithms of the exponent of the decay, of its floor, and of the share of the warm-up."""
+    """s: logarithms of the exponent of the decay, of its floor, of the share of the warm-up, and of kappa and rho, what
+    steps may promise."""
     zero: Array
     """z: logarithms of what a tensor at zero counts as, in units of U and of u."""
     step: Layer
@@ -163,7 +168,7 @@ class Helm:
         mixture = jnp.array([0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], jnp.float32)
         sizes = jnp.zeros((INPUTS, 2), jnp.float32).at[LOG_STEPS, 1].set(slope)
         return Theta(
-            jnp.log(jnp.array([1.0, 0.001, 0.02], jnp.float32)),
+            jnp.log(jnp.array([1.0, 0.001, 0.02, 0.5, 1.0], jnp.float32)),
             jnp.log(jnp.array([0.3, 0.1], jnp.float32)),
             Layer(sizes, rate),
             Layer(jnp.zeros((INPUTS, mixture.size), jnp.float32), mixture),
@@ -179,7 +184,16 @@ class Helm:
         mixture = jnp.array([0.1, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.05], jnp.float32)
         # Vectors take smaller steps than matrices, and so do kernels of convolutions.
         sizes = theta.step.w.at[RANK[1], 1].set(math.log(0.6)).at[RANK[3], 1].set(math.log(0.5))
-        return theta._replace(step=Layer(sizes, rate), mix=theta.mix._replace(b=mixture))
+        # Two hidden units set the size by whether gradients agree: over 50 updates they should hardly, over 10 not
+        # contradict each other.
+        w = theta.own.w.at[:, :2].set(0.0).at[AGREEMENTS[1], 0].set(1.0).at[AGREEMENTS[0], 1].set(-1.0)
+        return theta._replace(
+            step=Layer(sizes, rate),
+            mix=theta.mix._replace(b=mixture),
+            own=Layer(w, theta.own.b.at[:2].set(jnp.array([-0.2, -0.25]))),
+            mean=theta.mean.at[:, :2].set(0.0),
+            out=theta.out.at[:2, 1].set(jnp.array([4.0, -4.0])),
+        )
 
     def transform(
         self,
@@ -227,10 +241,13 @@ class Helm:
             if jax.tree.leaves(params):
                 seen = observe(updates, params, state.accumulators, state.t)
                 state, own = steer(theta, state, seen, params, loss, num_steps)
-            magnitude = jnp.where(jnp.isfinite(loss), jnp.abs(loss), jnp.inf)
-            steps, (acc, progress) = base.map_tensors(
-                _tensor, None, (state.t, magnitude), own, updates, params, (state.accumulators, state.progress)
+            steps, (acc, promises) = base.map_tensors(
+                _tensor, None, state.t, own, updates, params, (state.accumulators, state.progress)
             )
+            kappa, rho = jnp.exp(theta.schedule[3:])
+            mean = loss_features.slowest(losses, h)
+            share, progress = kept(kappa, rho, promises, state.progress, loss, mean, state.signed)
+            steps = jax.tree.map(lambda x: (share * x).astype(x.dtype), steps)
             t = jnp.asarray(optax.safe_increment(state.t))
             return steps, state._replace(t=t, accumulators=acc, progress=progress)
 
@@ -254,7 +271,7 @@ def steer(theta: Theta, state: State, seen: Seen, params: PyTree, loss: Array, n
     o = jnp.concatenate([linear(theta.step, f), linear(theta.mix, f)], axis=1)
     o = o + jnp.matmul(hidden, theta.out, precision=EXACT)
     drift = state.drift + jnp.clip(o[:, 0], -1.0, 1.0) / ((t + 10.0) * np.float32(math.log(10.0) / 10.0))
-    power, least, warmup = jnp.exp(theta.schedule)
+    power, least, warmup = jnp.exp(theta.schedule[:3])
     schedule = jnp.maximum(1.0 - x, 1e-6) ** power + least
     schedule = schedule * jnp.minimum(1.0, (t + 1.0) / (1.0 + warmup * steps))
     eta = jnp.exp(jnp.clip(drift + o[:, 1], -25.0, 1.0)) * schedule
@@ -269,11 +286,10 @@ def _as_matrix(shape: tuple[int, ...]) -> tuple[int, int] | None:
 
 
 def _tensor(
-    static: None, shared: tuple[Array, Array], own: Own, g: Array, p: Array, state: tuple[Accumulators, Array]
+    static: None, t: Array, own: Own, g: Array, p: Array, state: tuple[Accumulators, Array]
 ) -> tuple[Array, tuple[Accumulators, Array]]:
     del static
-    t, magnitude = shared
-    acc, progress = state
+    acc, _ = state
     acc = DECAYS.update(acc, g)
     momenta, r = corrected(t, acc)
     q = inverse_rms(r)
@@ -295,5 +311,4 @@ def _tensor(
     # A tensor that the loss has never depended on stays as it is.
     size = jnp.where(jnp.mean(r) > 0, own.size, 0.0)
     step = -size * (d + (o[7] * jax.lax.rsqrt(jnp.mean(p * p) + TINY)) * p)
-    progress = 0.9 * progress + 0.1 * jnp.sum(g * step) / (magnitude + TINY)
-    return step, (acc, progress)
+    return step, (acc, -jnp.sum(g * step))

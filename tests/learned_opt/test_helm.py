@@ -49,7 +49,8 @@ def test_the_first_step_of_the_expert():
     """t = 0: every direction is sign(g), of a matrix with its singular values made equal, at a known size."""
     params = parameters()
     value, gradient = loss(params), jax.grad(loss)(params)
-    gradient["w"] = jax.random.normal(jax.random.key(5), (6, 4))  # a matrix of full rank
+    # A matrix of full rank; gradients so small that the steps promise little of the loss.
+    gradient = jax.tree.map(lambda g: 1e-3 * g, gradient | {"w": jax.random.normal(jax.random.key(5), (6, 4))})
     opt = RULE.transform(RULE.expert(jax.random.key(3)), num_steps=STEPS)
     steps, _ = opt.update(gradient, opt.init(params), params, value=value)
     schedule = 1.001 / (1 + 0.02 * STEPS)
@@ -171,6 +172,82 @@ def test_a_batch_that_says_nothing_freezes_nothing():
 
     (p, _), _ = jax.jit(lambda: jax.lax.scan(step, (start, opt.init(start)), jnp.arange(400)))()
     assert of(p, 1.0) < 0.05 * of(start, 1.0)
+
+
+def promising(most):
+    """Weights whose steps promise at most so much of the loss."""
+    theta = RULE.expert(jax.random.key(3))
+    return theta._replace(schedule=theta.schedule.at[3].set(np.log(most)))
+
+
+@pytest.mark.parametrize("value", [1e-3, 1.0, 100.0], ids=str)
+def test_no_step_promises_more_than_a_share_of_the_loss(value):
+    """All tensors' steps together, in the linear model of the loss; what promises less is as it was."""
+    params = parameters()
+    gradient = jax.tree.map(lambda p: 3.0 * jax.random.normal(jax.random.key(7), p.shape), params)
+
+    def promised(theta):
+        # A loss of the past has told the size of what is zero, so that only the bound differs.
+        opt = RULE.transform(theta, num_steps=STEPS)
+        _, state = opt.update(gradient, opt.init(params), params, value=1e-3)
+        steps, state = opt.update(gradient, state, params, value=value)
+        promises = jax.tree.map(lambda g, s: -jnp.sum(g * s), gradient, steps)
+        return float(sum(jax.tree.leaves(promises))), state
+
+    (free, _), (bound, state) = promised(promising(1e9)), promised(promising(0.3))
+    assert bound == pytest.approx(min(free, 0.3 * value), rel=1e-4)
+    assert (free > 0.3 * value) == (value < 100.0)
+    progress = sum(jax.tree.leaves(state.progress))
+    assert -0.19 * 0.31 < progress < 0.0  # two averages over ten updates, of what was kept
+
+
+def test_a_loss_that_is_no_distance_bounds_nothing():
+    params, gradient = parameters(), jax.tree.map(jnp.ones_like, parameters())
+    steps = []
+    for most in (1e9, 1e-6):
+        opt = RULE.transform(promising(most), num_steps=STEPS)
+        steps.append(opt.update(gradient, opt.init(params), params, value=-1.0)[0])
+    jax.tree.map(np.testing.assert_array_equal, *steps)
+
+
+def test_raw_features_are_fitted():
+    """Logistic regression on features of 0.01 to 100 from zeros, where steps of one size overshoot."""
+    x = jax.random.normal(jax.random.key(0), (200, 5)) * 10.0 ** jnp.arange(-2.0, 3.0)[None]
+    label = (x[:, 0] * 100.0 + x[:, 2] + x[:, 4] / 100.0 > 0).astype(jnp.int32)
+    of = lambda p: jnp.mean(optax.softmax_cross_entropy_with_integer_labels(x @ p["w"], label))
+    assert of(fit(of, {"w": jnp.zeros((5, 2))}, 500)) < 0.3
+
+
+def test_a_negative_log_likelihood_goes_below_zero():
+    """It is positive at first, and the bound must not hold it where it crosses."""
+    x = 0.01 * jax.random.normal(jax.random.key(0), (100,))
+    of = lambda p: 0.5 * jnp.mean(x**2) * jnp.exp(-2.0 * p["log"]) + p["log"]
+    found = fit(of, {"log": jnp.zeros(())}, 1000)
+    assert found["log"] == pytest.approx(0.5 * np.log(np.mean(np.square(x))), abs=0.02)
+
+
+def test_steps_grow_while_gradients_agree():
+    """A gradient that never changes: after 21 updates the average over 50 is 0.98-averaged ones, the first A is 0."""
+    params, t = {"w": jax.random.normal(jax.random.key(0), (6, 4))}, 20
+    sizes = []
+    for faster in (4.0, 0.0):
+        theta = promising(1e9)
+        opt = RULE.transform(theta._replace(out=theta.out.at[0, 1].set(faster)), num_steps=1000)
+        state = opt.init(params)
+        for _ in range(t + 1):
+            steps, state = opt.update({"w": jnp.ones((6, 4))}, state, params, value=1.0)
+        sizes.append(float(jnp.sqrt(jnp.mean(steps["w"] ** 2))))
+    agreement = (1 - 0.98**t) / (1 - 0.98 ** (t + 1))
+    assert sizes[0] / sizes[1] == pytest.approx(np.exp(4.0 * (agreement - 0.2)), rel=1e-3)
+
+
+def test_a_target_far_from_the_start_is_reached():
+    """A bias of 1,000 in as many steps, of a regression that starts at zero; tuned Adam gets nowhere near."""
+    x = jax.random.normal(jax.random.key(1), (200, 5))
+    known = {"w": jnp.arange(1.0, 6.0), "b": jnp.float32(1000.0)}
+    predict = lambda p: x @ p["w"] + p["b"]
+    found = fit(lambda p: jnp.mean((predict(p) - predict(known)) ** 2), jax.tree.map(jnp.zeros_like, known), 1000)
+    assert found["b"] == pytest.approx(1000.0, abs=1.0)
 
 
 def test_what_the_loss_does_not_depend_on_stays():

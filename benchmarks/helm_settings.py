@@ -1,0 +1,160 @@
+"""Constants of helm compared on whole training runs, all settings of a task in one program.
+
+    python benchmarks/helm_settings.py --out FILE.jsonl [--set agreement] [--suite validation] [--steps 200 1000]
+
+A setting changes a few weights of `Helm.expert`; every setting trains from the same initialisations on the same
+batches. One JSON line a task, horizon and setting, with the final training and validation losses of all seeds; what
+is in the file is not run again. The last line has for every setting and horizon, against the first setting, the
+interquartile mean over tasks of the logarithm of the ratio of mean losses, and the tasks that are better and worse by
+more than 0.2 %. Losses below `FLOOR` count as that.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import stats
+from whole_run_search import trained
+
+from learned_opt import Helm
+from learned_opt.helm_inputs import AGREEMENTS, RANK
+from learned_opt.rules.helm import Theta
+from tasks import suites
+
+FLOOR = 1e-3
+DECAY = 7
+"""Place of the decay among the outputs of `mix`."""
+
+
+def promise(most: float, least: float = 1.0) -> Callable[[Theta], Theta]:
+    """The most that a step promises, as a share of the loss, or of `least` of the mean loss so far."""
+    place = lambda theta, i, x: theta._replace(schedule=theta.schedule.at[i].set(math.log(x)))
+    return lambda theta: place(place(theta, 3, most), 4, least)
+
+
+def agreement(faster: float, above: float, slower: float = 0.0, below: float = 0.25) -> Callable[[Theta], Theta]:
+    """Steps grow with the agreement of gradients over 50 updates, and shrink where 10 updates disagree."""
+
+    def change(theta: Theta) -> Theta:
+        w = theta.own.w.at[:, :2].set(0.0).at[AGREEMENTS[1], 0].set(1.0).at[AGREEMENTS[0], 1].set(-1.0)
+        own = theta.own._replace(w=w, b=theta.own.b.at[0].set(-above).at[1].set(-below))
+        out = theta.out.at[:2].set(0.0).at[0, 1].set(faster).at[1, 1].set(-slower)
+        return theta._replace(own=own, mean=theta.mean.at[:, :2].set(0.0), out=out)
+
+    return change
+
+
+def decay(matrices: float, vectors: float | None = None) -> Callable[[Theta], Theta]:
+    """Decay, in steps; of vectors another."""
+
+    def change(theta: Theta) -> Theta:
+        mix = theta.mix._replace(b=theta.mix.b.at[DECAY].set(matrices))
+        if vectors is not None:
+            mix = mix._replace(w=mix.w.at[RANK[1], DECAY].set(vectors - matrices))
+        return theta._replace(mix=mix)
+
+    return change
+
+
+def both(*changes: Callable[[Theta], Theta]) -> Callable[[Theta], Theta]:
+    """One after the other."""
+
+    def change(theta: Theta) -> Theta:
+        for each in changes:
+            theta = each(theta)
+        return theta
+
+    return change
+
+
+_BEFORE = both(promise(1e9), agreement(0.0, 1.0), decay(0.05))
+_ALERT = both(promise(0.5), agreement(4.0, 0.2, 4.0))
+SETS: dict[str, dict[str, Callable[[Theta], Theta]]] = {
+    "agreement": {
+        "as before": _BEFORE,
+        "promise 0.5": both(_BEFORE, promise(0.5)),
+        "faster 4 above 0.2": both(_BEFORE, promise(0.5), agreement(4.0, 0.2)),
+        "faster 4 above 0.2, slower 2 below -0.25": both(_BEFORE, promise(0.5), agreement(4.0, 0.2, 2.0)),
+        "faster 4 above 0.2, slower 4 below -0.25": both(_BEFORE, _ALERT),
+        "faster 4 above 0.2, slower 4 below -0.1": both(_BEFORE, promise(0.5), agreement(4.0, 0.2, 4.0, 0.1)),
+        "faster 4 above 0.1, slower 2 below -0.25": both(_BEFORE, promise(0.5), agreement(4.0, 0.1, 2.0)),
+        "faster 2 above 0.2, slower 2 below -0.25": both(_BEFORE, promise(0.5), agreement(2.0, 0.2, 2.0)),
+        "faster 8 above 0.2, slower 4 below -0.25": both(_BEFORE, promise(0.5), agreement(8.0, 0.2, 4.0)),
+    },
+    "decay": {f"decay {x}": both(_ALERT, decay(x)) for x in (0.05, 0.1, 0.2, 0.3)},
+    "promise": {
+        "unbounded": both(_BEFORE, promise(1e9)),
+        **{f"promise {x}, no least": both(_BEFORE, promise(x, 1e-9)) for x in (1.0, 0.5, 0.3, 0.2)},
+        "promise 0.3, no least, decay 0.1": both(_BEFORE, promise(0.3, 1e-9), decay(0.1)),
+        "promise 0.3, no least, decay 0.1, vectors 0": both(_BEFORE, promise(0.3, 1e-9), decay(0.1, 0.0)),
+        "promise 0.3, no least, decay 0.2": both(_BEFORE, promise(0.3, 1e-9), decay(0.2)),
+    },
+}
+"""What was compared, in sets; the first of a set is what the others are held against."""
+
+
+def summary(lines: list[dict[str, Any]], settings: list[str]) -> dict[str, Any]:
+    """Every setting against the first."""
+    found: dict[str, Any] = {}
+    level = lambda losses: max(float(np.mean(np.nan_to_num(losses, nan=1e9, posinf=1e9))), FLOOR)
+    of = {(x["task"], x["steps"], x["setting"]): x for x in lines}
+    tasks = [*dict.fromkeys(x["task"] for x in lines)]
+    for steps in sorted({x["steps"] for x in lines}):
+        for setting in settings[1:]:
+            for kind in ("train", "valid"):
+                pairs = [(of.get((t, steps, setting)), of.get((t, steps, settings[0]))) for t in tasks]
+                ratios = np.array([math.log(level(a[kind]) / level(b[kind])) for a, b in pairs if a and b])
+                if ratios.size:
+                    found[f"{setting}, {steps} steps, {kind}"] = {
+                        "iqm": round(float(stats.trim_mean(ratios, 0.25)), 4),
+                        "mean": round(float(ratios.mean()), 4),
+                        "better": int((ratios < -0.002).sum()),
+                        "worse": int((ratios > 0.002).sum()),
+                        "tasks": ratios.size,
+                    }
+    return found
+
+
+def main() -> None:
+    """Run, and print the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--set", choices=tuple(SETS), default="agreement")
+    parser.add_argument("--suite", default="validation")
+    parser.add_argument("--steps", type=int, nargs="+", default=[1000])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--part", type=int, nargs=2, default=(0, 1), help="I N: tasks I, I + N, I + 2 N, …")
+    args = parser.parse_args()
+    settings = SETS[args.set]
+    lines = [json.loads(x) for x in args.out.read_text().splitlines()] if args.out.exists() else []
+    done = {(x["task"], x["steps"], x["setting"]) for x in lines}
+    start = Helm().expert(jax.random.key(0))
+    keys = jax.random.split(jax.random.key(31), args.seeds)
+    over_seeds = jax.vmap(trained, (None, None, 0, None))
+    run = jax.jit(jax.vmap(over_seeds, (None, 0, None, None)))
+    for task in suites.suite(args.suite)[args.part[0] :: args.part[1]]:
+        for steps in args.steps:
+            missing = [name for name in settings if (task.name, steps, name) not in done]
+            if not missing:
+                continue
+            thetas = jax.tree.map(lambda *xs: jnp.stack(xs), *(settings[name](start) for name in missing))
+            train, valid = map(np.asarray, run(task, thetas, keys, steps))
+            with args.out.open("a") as file:
+                for i, name in enumerate(missing):
+                    losses = {"train": train[i].tolist(), "valid": valid[i].tolist()}
+                    lines.append({"task": task.name, "steps": steps, "setting": name, **losses})
+                    print(json.dumps(lines[-1]), file=file)
+            print(task.name, steps, *np.round(train.mean(1), 5).tolist(), flush=True)
+    for name, figures in (found := summary(lines, [*settings])).items():
+        print(f"{name:55s} {figures}")
+    print(json.dumps({"suite": args.suite, "seeds": args.seeds, **found}))
+
+
+if __name__ == "__main__":
+    main()
