@@ -87,7 +87,7 @@ SETS: dict[str, dict[str, Callable[[Theta], Theta]]] = {
         "faster 2 above 0.2, slower 2 below -0.25": both(_BEFORE, promise(0.5), agreement(2.0, 0.2, 2.0)),
         "faster 8 above 0.2, slower 4 below -0.25": both(_BEFORE, promise(0.5), agreement(8.0, 0.2, 4.0)),
     },
-    "decay": {f"decay {x}": both(_ALERT, decay(x)) for x in (0.05, 0.1, 0.2, 0.3)},
+    "decay": {f"decay {x}": both(promise(0.5), agreement(4.0, 0.2, 2.0), decay(x)) for x in (0.05, 0.1, 0.2, 0.3)},
     "promise": {
         "unbounded": both(_BEFORE, promise(1e9)),
         **{f"promise {x}, no least": both(_BEFORE, promise(x, 1e-9)) for x in (1.0, 0.5, 0.3, 0.2)},

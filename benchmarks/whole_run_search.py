@@ -47,7 +47,7 @@ class Coordinate(NamedTuple):
     """A weight that moves."""
 
     part: str
-    """Of theta: schedule, zero, step.w, step.b, mix.w or mix.b."""
+    """Of theta: schedule, zero, step.w, step.b, mix.w, mix.b, own.b or out."""
     place: tuple[int, ...]
     scale: float
     """s at the start."""
@@ -55,26 +55,33 @@ class Coordinate(NamedTuple):
 
 def coordinates() -> list[Coordinate]:
     """All that move."""
-    made = [Coordinate("schedule", (i,), s) for i, s in enumerate((0.1, 0.25, 0.15, 0.15))]
+    made = [Coordinate("schedule", (i,), s) for i, s in enumerate((0.1, 0.25, 0.15, 0.15, 0.3))]
     made += [Coordinate("zero", (i,), 0.15) for i in range(2)] + [Coordinate("step.b", (1,), 0.075)]
     made += [Coordinate("mix.b", (i,), s / 2) for i, s in enumerate((0.08, 0.15, 0.08, 0.08, 0.08, 0.08, 0.1, 0.03))]
     for rank in (RANK[1], RANK[3]):
         made += [Coordinate("mix.w", (rank, 6), 0.05), Coordinate("mix.w", (rank, 7), 0.015)]
     wide = {RANK[1]: 0.075, RANK[3]: 0.075, LOG_STEPS: 0.15}
     made += [Coordinate("step.w", (i, 1), wide.get(i, 0.025)) for i in range(INPUTS)]
-    return made + [Coordinate("step.w", (i, 0), 0.025) for i in (0, 1, 2, 3, 8)]
+    made += [Coordinate("step.w", (i, 0), 0.025) for i in (0, 1, 2, 3, 8)]
+    # What the size of a step hears of agreement: the thresholds of the expert's two hidden units, and their weights.
+    return made + [Coordinate(*x) for i in range(2) for x in (("own.b", (i,), 0.03), ("out", (i, 1), 0.4))]
 
 
 def moved(theta: Theta, moves: list[Coordinate], x: Any) -> Theta:
     """Theta with x added to the coordinates."""
     step, mix = theta.step._asdict(), theta.mix._asdict()
-    parts: dict[str, Any] = {"schedule": theta.schedule, "zero": theta.zero}
+    parts: dict[str, Any] = {"schedule": theta.schedule, "zero": theta.zero, "own.b": theta.own.b, "out": theta.out}
     parts |= {f"step.{k}": v for k, v in step.items()} | {f"mix.{k}": v for k, v in mix.items()}
     for i, move in enumerate(moves):
         parts[move.part] = parts[move.part].at[move.place].add(x[i])
     layer = lambda old, name: old._replace(w=parts[f"{name}.w"], b=parts[f"{name}.b"])
     return theta._replace(
-        schedule=parts["schedule"], zero=parts["zero"], step=layer(theta.step, "step"), mix=layer(theta.mix, "mix")
+        schedule=parts["schedule"],
+        zero=parts["zero"],
+        step=layer(theta.step, "step"),
+        mix=layer(theta.mix, "mix"),
+        own=theta.own._replace(b=parts["own.b"]),
+        out=parts["out"],
     )
 
 

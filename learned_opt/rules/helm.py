@@ -190,9 +190,9 @@ class Helm:
         return theta._replace(
             step=Layer(sizes, rate),
             mix=theta.mix._replace(b=mixture),
-            own=Layer(w, theta.own.b.at[:2].set(jnp.array([-0.2, -0.25]))),
+            own=Layer(w, theta.own.b.at[:2].set(jnp.array([-0.2, -0.25], jnp.float32))),
             mean=theta.mean.at[:, :2].set(0.0),
-            out=theta.out.at[:2, 1].set(jnp.array([4.0, -4.0])),
+            out=theta.out.at[:2, 1].set(jnp.array([4.0, -4.0], jnp.float32)),
         )
 
     def transform(
