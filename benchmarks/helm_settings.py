@@ -55,7 +55,7 @@ def decay(matrices: float, vectors: float | None = None) -> Callable[[Theta], Th
 
     def change(theta: Theta) -> Theta:
         mix = theta.mix._replace(b=theta.mix.b.at[DECAY].set(matrices))
-        theta = theta._replace(out=theta.out.at[2].set(0.0))  # the same for all horizons
+        theta = theta._replace(out=theta.out.at[2:4].set(0.0))  # the same for all horizons
         if vectors is not None:
             mix = mix._replace(w=mix.w.at[RANK[1], DECAY].set(vectors - matrices))
         return theta._replace(mix=mix)

@@ -28,10 +28,10 @@ Each update, for x = t / num_steps, the training loss l, and every tensor with n
 Before meta-training o is constant but for the horizon: relative steps of `rate` sqrt(1000 / num_steps) along Adam's
 B_1, with a linear schedule. `expert` has constants chosen by hand, those that did best on the suite `validation`: it
 tells vectors (0.6) and kernels of convolutions (0.5) apart, goes along the orthogonalised 0.1 B_0 + B_1, a Muon whose
-steps are normalised for each tensor, with a decay o_9 of 0.05 up to 200 steps, of 0.1 at 1,000 and 0.15 at 5,000. It
-sets its size by whether gradients agree: it adds 2 (a_50 - 0.2)+ - 4 (-0.25 - a_10)+ to o_1. A gradient along the last
-steps says that longer ones would have gained more (Baydin et al. 2018, arXiv:1703.04782). The orthogonalisation is that
-of Celo2 (`celo2.py`).
+steps are normalised for each tensor, with a decay o_9 of 0.05 up to 200 steps and 0.1 from 1,000 on. Whether gradients
+agree sets the size: it adds 2 (a_50 - 0.2)+ - 4 (-0.25 - a_10)+ to o_1, since a gradient along the last steps says that
+longer ones would have gained more (Baydin et al. 2018, arXiv:1703.04782). The orthogonalisation is that of Celo2
+(`celo2.py`).
 
 Reads the training loss and `num_steps`. Weights: 1,453. State: 4 floats per parameter, 5 per tensor. Fails: where
 tensors that start at zero need steps of an unusual size (v is a guess), where a loss depends very unevenly on the
@@ -186,16 +186,17 @@ class Helm:
         # Vectors take smaller steps than matrices, and so do kernels of convolutions.
         sizes = theta.step.w.at[RANK[1], 1].set(math.log(0.6)).at[RANK[3], 1].set(math.log(0.5))
         # Two hidden units set the size by whether gradients agree: over 50 updates they should hardly, over 10 not
-        # contradict each other. A third lets decay grow with the horizon.
-        w = theta.own.w.at[:, :3].set(0.0).at[AGREEMENTS[1], 0].set(1.0)
-        w = w.at[AGREEMENTS[0], 1].set(-1.0).at[LOG_STEPS, 2].set(1.0)
-        above = jnp.array([-0.2, -0.25, 1.0 - math.log(200.0) / 5.0], jnp.float32)
+        # contradict each other. Two more let decay rise from 200 to 1,000 steps.
+        w = theta.own.w.at[:, :4].set(0.0).at[LOG_STEPS, 2:4].set(1.0)
+        w = w.at[AGREEMENTS[1], 0].set(1.0).at[AGREEMENTS[0], 1].set(-1.0)
+        above = [-0.2, -0.25, *(1.0 - math.log(steps) / 5.0 for steps in (200.0, 1000.0))]
+        rise = 0.05 / (math.log(5.0) / 5.0)
         return theta._replace(
             step=Layer(sizes, rate),
             mix=theta.mix._replace(b=mixture),
-            own=Layer(w, theta.own.b.at[:3].set(above)),
-            mean=theta.mean.at[:, :3].set(0.0),
-            out=theta.out.at[:2, 1].set(jnp.array([2.0, -4.0], jnp.float32)).at[2, 9].set(0.25 / math.log(5.0)),
+            own=Layer(w, theta.own.b.at[:4].set(jnp.array(above, jnp.float32))),
+            mean=theta.mean.at[:, :4].set(0.0),
+            out=theta.out.at[(0, 1, 2, 3), (1, 1, 9, 9)].set(jnp.array([2.0, -4.0, rise, -rise], jnp.float32)),
         )
 
     def transform(
