@@ -32,12 +32,6 @@ DECAY = 7
 """Place of the decay among the outputs of `mix`."""
 
 
-def promise(most: float, least: float = 1.0) -> Callable[[Theta], Theta]:
-    """The most that a step promises, as a share of the loss, or of `least` of the mean loss so far."""
-    place = lambda theta, i, x: theta._replace(schedule=theta.schedule.at[i].set(math.log(x)))
-    return lambda theta: place(place(theta, 3, most), 4, least)
-
-
 def agreement(faster: float, above: float, slower: float = 0.0, below: float = 0.25) -> Callable[[Theta], Theta]:
     """Steps grow with the agreement of gradients over 50 updates, and shrink where 10 updates disagree."""
 
@@ -55,7 +49,6 @@ def decay(matrices: float, vectors: float | None = None) -> Callable[[Theta], Th
 
     def change(theta: Theta) -> Theta:
         mix = theta.mix._replace(b=theta.mix.b.at[DECAY].set(matrices))
-        theta = theta._replace(out=theta.out.at[2:4].set(0.0))  # the same for all horizons
         if vectors is not None:
             mix = mix._replace(w=mix.w.at[RANK[1], DECAY].set(vectors - matrices))
         return theta._replace(mix=mix)
@@ -74,30 +67,22 @@ def both(*changes: Callable[[Theta], Theta]) -> Callable[[Theta], Theta]:
     return change
 
 
-_BEFORE = both(promise(1e9), agreement(0.0, 1.0), decay(0.05))
+_BEFORE = both(agreement(0.0, 1.0), decay(0.05))
 SETS: dict[str, dict[str, Callable[[Theta], Theta]]] = {
     "agreement": {
         "as before": _BEFORE,
-        "promise 0.5": both(_BEFORE, promise(0.5)),
-        "faster 4 above 0.2": both(_BEFORE, promise(0.5), agreement(4.0, 0.2)),
-        "faster 4 above 0.2, slower 2 below -0.25": both(_BEFORE, promise(0.5), agreement(4.0, 0.2, 2.0)),
-        "faster 4 above 0.2, slower 4 below -0.25": both(_BEFORE, promise(0.5), agreement(4.0, 0.2, 4.0)),
-        "faster 4 above 0.2, slower 4 below -0.1": both(_BEFORE, promise(0.5), agreement(4.0, 0.2, 4.0, 0.1)),
-        "faster 4 above 0.1, slower 2 below -0.25": both(_BEFORE, promise(0.5), agreement(4.0, 0.1, 2.0)),
-        "faster 2 above 0.2, slower 2 below -0.25": both(_BEFORE, promise(0.5), agreement(2.0, 0.2, 2.0)),
-        "faster 8 above 0.2, slower 4 below -0.25": both(_BEFORE, promise(0.5), agreement(8.0, 0.2, 4.0)),
+        "faster 4 above 0.2": both(_BEFORE, agreement(4.0, 0.2)),
+        "faster 4 above 0.2, slower 2 below -0.25": both(_BEFORE, agreement(4.0, 0.2, 2.0)),
+        "faster 4 above 0.2, slower 4 below -0.25": both(_BEFORE, agreement(4.0, 0.2, 4.0)),
+        "faster 4 above 0.2, slower 4 below -0.1": both(_BEFORE, agreement(4.0, 0.2, 4.0, 0.1)),
+        "faster 4 above 0.1, slower 2 below -0.25": both(_BEFORE, agreement(4.0, 0.1, 2.0)),
+        "faster 2 above 0.2, slower 2 below -0.25": both(_BEFORE, agreement(2.0, 0.2, 2.0)),
+        "faster 8 above 0.2, slower 4 below -0.25": both(_BEFORE, agreement(8.0, 0.2, 4.0)),
     },
-    "decay": {f"decay {x}": both(promise(0.5), agreement(4.0, 0.2, 2.0), decay(x)) for x in (0.05, 0.1, 0.2, 0.3)},
+    "decay": {f"decay {x}": both(agreement(4.0, 0.2, 2.0), decay(x)) for x in (0.05, 0.1, 0.2, 0.3)},
     "decay and agreement": {
-        f"faster {k} above 0.2, slower 4 below -0.25, decay {x}": both(promise(0.5), agreement(k, 0.2, 4.0), decay(x))
+        f"faster {k} above 0.2, slower 4 below -0.25, decay {x}": both(agreement(k, 0.2, 4.0), decay(x))
         for k, x in ((4.0, 0.05), (4.0, 0.085), (4.0, 0.1), (2.0, 0.05), (2.0, 0.1))
-    },
-    "promise": {
-        "unbounded": both(_BEFORE, promise(1e9)),
-        **{f"promise {x}, no least": both(_BEFORE, promise(x, 1e-9)) for x in (1.0, 0.5, 0.3, 0.2)},
-        "promise 0.3, no least, decay 0.1": both(_BEFORE, promise(0.3, 1e-9), decay(0.1)),
-        "promise 0.3, no least, decay 0.1, vectors 0": both(_BEFORE, promise(0.3, 1e-9), decay(0.1, 0.0)),
-        "promise 0.3, no least, decay 0.2": both(_BEFORE, promise(0.3, 1e-9), decay(0.2)),
     },
 }
 """What was compared, in sets; the first of a set is what the others are held against."""

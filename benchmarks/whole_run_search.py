@@ -55,7 +55,7 @@ class Coordinate(NamedTuple):
 
 def coordinates() -> list[Coordinate]:
     """All that move."""
-    made = [Coordinate("schedule", (i,), s) for i, s in enumerate((0.1, 0.25, 0.15, 0.15, 0.3))]
+    made = [Coordinate("schedule", (i,), s) for i, s in enumerate((0.1, 0.25, 0.15))]
     made += [Coordinate("zero", (i,), 0.15) for i in range(2)] + [Coordinate("step.b", (1,), 0.075)]
     made += [Coordinate("mix.b", (i,), s / 2) for i, s in enumerate((0.08, 0.15, 0.08, 0.08, 0.08, 0.08, 0.1, 0.03))]
     for rank in (RANK[1], RANK[3]):

@@ -59,11 +59,6 @@ def update(averages: LossAverages, loss: Float[Array, ""], h: Float[Array, " 10"
     return jax.tree.map(lambda old, new: jnp.where(jnp.isfinite(loss), new, old), averages, new)
 
 
-def slowest(averages: LossAverages, h: Float[Array, " 10"]) -> Float[Array, ""]:
-    """c_9, about the mean of all losses so far; 0 before the first."""
-    return averages.means[-1] / -jnp.expm1(-jnp.maximum(averages.k, 1) / h[-1])
-
-
 def features(averages: LossAverages, h: Float[Array, " 10"]) -> Float[Array, " 9"]:
     """f_0 … f_8."""
     k, means, lowest = averages

@@ -22,18 +22,16 @@ Each update, for x = t / num_steps, the training loss l, and every tensor with n
     e   = sum_k o_{2+k} B_k,   B = g q, M_0 q, M_1 q, M_2 q, M_0 / rms(M_0), M_1 / rms(M_1)
     E   = e as a matrix (all axes but the last together), its singular values made equal; a vector e is its own E
     d   = (1 - o_8) e / rms(e) + o_8 E / rms(E)
-    D   = eta sqrt(mean p^2 + v^2) (d / rms(d) + o_9 p / rms(p))                     0 where R is zero
-    p   <- p - min(1, exp(s_3) max(|l|, exp(s_4) L) / sum over tensors(g . D)) D     `learned_opt.helm_promise`
+    p   <- p - eta sqrt(mean p^2 + v^2) (d / rms(d) + o_9 p / rms(p))                where R is not zero
 
 Before meta-training o is constant but for the horizon: relative steps of `rate` sqrt(1000 / num_steps) along Adam's
 B_1, with a linear schedule. `expert` has constants chosen by hand, those that did best on the suite `validation`: it
 tells vectors (0.6) and kernels of convolutions (0.5) apart, goes along the orthogonalised 0.1 B_0 + B_1, a Muon whose
-steps are normalised for each tensor, with a decay o_9 of 0.05 up to 200 steps and 0.1 from 1,000 on. Whether gradients
-agree sets the size: it adds 2 (a_50 - 0.2)+ - 4 (-0.25 - a_10)+ to o_1, since a gradient along the last steps says that
-longer ones would have gained more (Baydin et al. 2018, arXiv:1703.04782). The orthogonalisation is that of Celo2
-(`celo2.py`).
+steps are normalised for each tensor, with 0.05 p / rms(p) of decay, and sets its size by whether gradients agree: it
+adds 2 (a_50 - 0.2)+ - 4 (-0.25 - a_10)+ to o_1. A gradient along the last steps says that longer ones would have gained
+more (Baydin et al. 2018, arXiv:1703.04782). The orthogonalisation is that of Celo2 (`celo2.py`).
 
-Reads the training loss and `num_steps`. Weights: 1,453. State: 4 floats per parameter, 5 per tensor. Fails: where
+Reads the training loss and `num_steps`. Weights: 1,451. State: 4 floats per parameter, 5 per tensor. Fails: where
 tensors that start at zero need steps of an unusual size (v is a guess), where a loss depends very unevenly on the
 entries of one tensor, and where `num_steps` is far too small, since steps end with it.
 """
@@ -68,7 +66,6 @@ from learned_opt.helm_inputs import (
     inverse_rms,
     observe,
 )
-from learned_opt.helm_promise import kept
 from learned_opt.helm_sizes import at_zero, distance, origin
 from learned_opt.loss_features import LossAverages
 from learned_opt.network import EXACT, Layer, PerParameterMLP
@@ -90,8 +87,7 @@ class Theta(NamedTuple):
     """Weights of the rule."""
 
     schedule: Array
-    """s: logarithms of the exponent of the decay, of its floor, of the share of the warm-up, and of kappa and rho, what
-    steps may promise."""
+    """s: logarithms of the exponent of the decay, of its floor, and of the share of the warm-up."""
     zero: Array
     """z: logarithms of what a tensor at zero counts as, in units of U and of u."""
     step: Layer
@@ -169,7 +165,7 @@ class Helm:
         mixture = jnp.array([0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], jnp.float32)
         sizes = jnp.zeros((INPUTS, 2), jnp.float32).at[LOG_STEPS, 1].set(slope)
         return Theta(
-            jnp.log(jnp.array([1.0, 0.001, 0.02, 0.5, 1.0], jnp.float32)),
+            jnp.log(jnp.array([1.0, 0.001, 0.02], jnp.float32)),
             jnp.log(jnp.array([0.3, 0.1], jnp.float32)),
             Layer(sizes, rate),
             Layer(jnp.zeros((INPUTS, mixture.size), jnp.float32), mixture),
@@ -186,17 +182,14 @@ class Helm:
         # Vectors take smaller steps than matrices, and so do kernels of convolutions.
         sizes = theta.step.w.at[RANK[1], 1].set(math.log(0.6)).at[RANK[3], 1].set(math.log(0.5))
         # Two hidden units set the size by whether gradients agree: over 50 updates they should hardly, over 10 not
-        # contradict each other. Two more let decay rise from 200 to 1,000 steps.
-        w = theta.own.w.at[:, :4].set(0.0).at[LOG_STEPS, 2:4].set(1.0)
-        w = w.at[AGREEMENTS[1], 0].set(1.0).at[AGREEMENTS[0], 1].set(-1.0)
-        above = [-0.2, -0.25, *(1.0 - math.log(steps) / 5.0 for steps in (200.0, 1000.0))]
-        rise = 0.05 / (math.log(5.0) / 5.0)
+        # contradict each other.
+        w = theta.own.w.at[:, :2].set(0.0).at[AGREEMENTS[1], 0].set(1.0).at[AGREEMENTS[0], 1].set(-1.0)
         return theta._replace(
             step=Layer(sizes, rate),
             mix=theta.mix._replace(b=mixture),
-            own=Layer(w, theta.own.b.at[:4].set(jnp.array(above, jnp.float32))),
-            mean=theta.mean.at[:, :4].set(0.0),
-            out=theta.out.at[(0, 1, 2, 3), (1, 1, 9, 9)].set(jnp.array([2.0, -4.0, rise, -rise], jnp.float32)),
+            own=Layer(w, theta.own.b.at[:2].set(jnp.array([-0.2, -0.25], jnp.float32))),
+            mean=theta.mean.at[:, :2].set(0.0),
+            out=theta.out.at[:2, 1].set(jnp.array([2.0, -4.0], jnp.float32)),
         )
 
     def transform(
@@ -245,13 +238,10 @@ class Helm:
             if jax.tree.leaves(params):
                 seen = observe(updates, params, state.accumulators, state.t)
                 state, own = steer(theta, state, seen, params, loss, num_steps)
-            steps, (acc, promises) = base.map_tensors(
-                _tensor, None, state.t, own, updates, params, (state.accumulators, state.progress)
+            magnitude = jnp.where(jnp.isfinite(loss), jnp.abs(loss), jnp.inf)
+            steps, (acc, progress) = base.map_tensors(
+                _tensor, None, (state.t, magnitude), own, updates, params, (state.accumulators, state.progress)
             )
-            kappa, rho = jnp.exp(theta.schedule[3:])
-            mean = loss_features.slowest(losses, h)
-            share, progress = kept(kappa, rho, promises, state.progress, loss, mean, state.signed)
-            steps = jax.tree.map(lambda x: (share * x).astype(x.dtype), steps)
             t = jnp.asarray(optax.safe_increment(state.t))
             return steps, state._replace(t=t, accumulators=acc, progress=progress)
 
@@ -275,7 +265,7 @@ def steer(theta: Theta, state: State, seen: Seen, params: PyTree, loss: Array, n
     o = jnp.concatenate([linear(theta.step, f), linear(theta.mix, f)], axis=1)
     o = o + jnp.matmul(hidden, theta.out, precision=EXACT)
     drift = state.drift + jnp.clip(o[:, 0], -1.0, 1.0) / ((t + 10.0) * np.float32(math.log(10.0) / 10.0))
-    power, least, warmup = jnp.exp(theta.schedule[:3])
+    power, least, warmup = jnp.exp(theta.schedule)
     schedule = jnp.maximum(1.0 - x, 1e-6) ** power + least
     schedule = schedule * jnp.minimum(1.0, (t + 1.0) / (1.0 + warmup * steps))
     eta = jnp.exp(jnp.clip(drift + o[:, 1], -25.0, 1.0)) * schedule
@@ -290,10 +280,11 @@ def _as_matrix(shape: tuple[int, ...]) -> tuple[int, int] | None:
 
 
 def _tensor(
-    static: None, t: Array, own: Own, g: Array, p: Array, state: tuple[Accumulators, Array]
+    static: None, shared: tuple[Array, Array], own: Own, g: Array, p: Array, state: tuple[Accumulators, Array]
 ) -> tuple[Array, tuple[Accumulators, Array]]:
     del static
-    acc, _ = state
+    t, magnitude = shared
+    acc, progress = state
     acc = DECAYS.update(acc, g)
     momenta, r = corrected(t, acc)
     q = inverse_rms(r)
@@ -315,4 +306,5 @@ def _tensor(
     # A tensor that the loss has never depended on stays as it is.
     size = jnp.where(jnp.mean(r) > 0, own.size, 0.0)
     step = -size * (d + (o[7] * jax.lax.rsqrt(jnp.mean(p * p) + TINY)) * p)
-    return step, (acc, -jnp.sum(g * step))
+    progress = 0.9 * progress + 0.1 * jnp.sum(g * step) / (magnitude + TINY)
+    return step, (acc, progress)

@@ -174,42 +174,6 @@ def test_a_batch_that_says_nothing_freezes_nothing():
     assert of(p, 1.0) < 0.05 * of(start, 1.0)
 
 
-def promising(most):
-    """Weights whose steps promise at most so much of the loss."""
-    theta = RULE.expert(jax.random.key(3))
-    return theta._replace(schedule=theta.schedule.at[3].set(np.log(most)))
-
-
-@pytest.mark.parametrize("value", [1e-3, 1.0, 100.0], ids=str)
-def test_no_step_promises_more_than_a_share_of_the_loss(value):
-    """All tensors' steps together, in the linear model of the loss; what promises less is as it was."""
-    params = parameters()
-    gradient = jax.tree.map(lambda p: 3.0 * jax.random.normal(jax.random.key(7), p.shape), params)
-
-    def promised(theta):
-        # A loss of the past has told the size of what is zero, so that only the bound differs.
-        opt = RULE.transform(theta, num_steps=STEPS)
-        _, state = opt.update(gradient, opt.init(params), params, value=1e-3)
-        steps, state = opt.update(gradient, state, params, value=value)
-        promises = jax.tree.map(lambda g, s: -jnp.sum(g * s), gradient, steps)
-        return float(sum(jax.tree.leaves(promises))), state
-
-    (free, _), (bound, state) = promised(promising(1e9)), promised(promising(0.3))
-    assert bound == pytest.approx(min(free, 0.3 * value), rel=1e-4)
-    assert (free > 0.3 * value) == (value < 100.0)
-    progress = sum(jax.tree.leaves(state.progress))
-    assert -0.19 * 0.31 < progress < 0.0  # two averages over ten updates, of what was kept
-
-
-def test_a_loss_that_is_no_distance_bounds_nothing():
-    params, gradient = parameters(), jax.tree.map(jnp.ones_like, parameters())
-    steps = []
-    for most in (1e9, 1e-6):
-        opt = RULE.transform(promising(most), num_steps=STEPS)
-        steps.append(opt.update(gradient, opt.init(params), params, value=-1.0)[0])
-    jax.tree.map(np.testing.assert_array_equal, *steps)
-
-
 def test_raw_features_are_fitted():
     """Logistic regression on features of 0.01 to 100 from zeros, where steps of one size overshoot."""
     x = jax.random.normal(jax.random.key(0), (200, 5)) * 10.0 ** jnp.arange(-2.0, 3.0)[None]
@@ -219,7 +183,7 @@ def test_raw_features_are_fitted():
 
 
 def test_a_negative_log_likelihood_goes_below_zero():
-    """It is positive at first, and the bound must not hold it where it crosses."""
+    """It is positive at first, and nothing may hold it where it crosses."""
     x = 0.01 * jax.random.normal(jax.random.key(0), (100,))
     of = lambda p: 0.5 * jnp.mean(x**2) * jnp.exp(-2.0 * p["log"]) + p["log"]
     found = fit(of, {"log": jnp.zeros(())}, 1000)
@@ -231,7 +195,7 @@ def test_steps_grow_while_gradients_agree():
     params, t = {"w": jax.random.normal(jax.random.key(0), (6, 4))}, 20
     sizes = []
     for faster in (4.0, 0.0):
-        theta = promising(1e9)
+        theta = RULE.expert(jax.random.key(3))
         opt = RULE.transform(theta._replace(out=theta.out.at[0, 1].set(faster)), num_steps=1000)
         state = opt.init(params)
         for _ in range(t + 1):
@@ -239,16 +203,6 @@ def test_steps_grow_while_gradients_agree():
         sizes.append(float(jnp.sqrt(jnp.mean(steps["w"] ** 2))))
     agreement = (1 - 0.98**t) / (1 - 0.98 ** (t + 1))
     assert sizes[0] / sizes[1] == pytest.approx(np.exp(4.0 * (agreement - 0.2)), rel=1e-3)
-
-
-@pytest.mark.parametrize(("num_steps", "decay"), [(60, 0.05), (200, 0.05), (1000, 0.1), (5000, 0.1)])
-def test_decay_rises_with_the_horizon(num_steps, decay):
-    """A step across the parameters, as decay is along them: what is left along them is decay, in steps."""
-    params = {"v": jnp.array([1.0, 1.0, 1.0, 1.0])}
-    opt = RULE.transform(RULE.expert(jax.random.key(3)), num_steps=num_steps)
-    steps, _ = opt.update({"v": jnp.array([1.0, -1.0, 1.0, -1.0])}, opt.init(params), params, value=1e3)
-    along, across = jnp.mean(steps["v"]), jnp.mean(steps["v"] * jnp.array([1.0, -1.0, 1.0, -1.0]))
-    assert along / across == pytest.approx(decay, rel=1e-3)
 
 
 def test_a_target_far_from_the_start_is_reached():
