@@ -124,11 +124,18 @@ def check_gradients(updates: PyTree, params: PyTree) -> None:
     """Check that every gradient is real and of the shape of its parameter.
 
     Raises:
-      ValueError: naming the first parameter whose gradient has another shape.
+      ValueError: no tree like the parameters, or naming the first parameter whose gradient has another shape.
       InputError: naming the first whose gradient is complex.
     """
-    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    for (path, p), g in zip(leaves, jax.tree.structure(params).flatten_up_to(updates), strict=True):
+    leaves, tree = jax.tree_util.tree_flatten_with_path(params)
+    try:
+        gradients = tree.flatten_up_to(updates)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"the gradients are no tree like the parameters, {jax.tree.structure(updates)} for {tree}: call "
+            "update(grads, state, params) with the gradient of a loss of params"
+        ) from error
+    for (path, p), g in zip(leaves, gradients, strict=True):
         name = jax.tree_util.keystr(path) or "the only one"
         if jnp.shape(g) != jnp.shape(p):
             raise ValueError(
@@ -172,12 +179,16 @@ def require_value(rule: str, value: Any, name: str = "value", what: str = "train
 
     Raises:
       ValueError: it is None or not a scalar.
+      TypeError: it is no real number.
     """
     if value is None:
         raise ValueError(
             f"{name} is None: {rule} reads the {what} loss, call update(grads, state, params, {name}=loss)"
         )
-    value = jnp.asarray(value, jnp.float32)
+    try:
+        value = jnp.asarray(value, jnp.float32)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} is {value!r}: expected the {what} loss, a real scalar") from error
     if value.shape:
         raise ValueError(f"{name} has shape {value.shape}: expected the {what} loss, a scalar")
     return value

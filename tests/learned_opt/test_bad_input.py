@@ -211,3 +211,19 @@ def test_a_mask_of_celo2_that_does_not_fit(mask: Any) -> None:
     opt = rule.transform(rule.init(jax.random.key(0)), adam_mask=mask)
     with pytest.raises(InputError, match=r"^adam_mask is .*expected a tree of True and False"):  # one line
         opt.update(params, opt.init(params), params)
+
+
+@each_rule
+def test_gradients_that_are_no_tree_like_the_parameters_are_one_clear_error(rule: Any, theta: Any) -> None:
+    params, opt = parameters(), rule.transform(theta, num_steps=10)
+    short = {"layer": gradients(params)["layer"]}
+    with pytest.raises(ValueError, match="the gradients are no tree like the parameters") as error:
+        opt.update(short, opt.init(params), params, value=LOSS)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("bad", [1j, "a"], ids=str)
+def test_a_loss_that_is_no_number_is_one_clear_error(bad: Any) -> None:
+    params, opt = parameters(), learned_opt.Helm().transform(learned_opt.Helm().init(jax.random.key(0)), num_steps=10)
+    with pytest.raises(TypeError, match=r"value is .*: expected the training loss, a real scalar"):
+        opt.update(gradients(params), opt.init(params), params, value=bad)
