@@ -98,7 +98,7 @@ def _observe(static: None, t: Array, own: None, g: Array, p: Array, acc: Accumul
     mean = lambda x: jnp.mean(x * x)
     signal = jnp.stack([mean(m * q) for m in momenta])
     unit = jax.lax.rsqrt(jnp.mean(r) + TINY)
-    within = lambda a, b: unit * jnp.mean(a * b * q)
+    within = lambda a, b: unit * jnp.mean((a * q) * b)  # in this order XLA stores an array less
     agreement = within(g, old) * jax.lax.rsqrt(within(g, g) * within(old, old) + SMALL)
     return Seen(mean(p), jnp.mean(r), mean(g), agreement, signal)
 
