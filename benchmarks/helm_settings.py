@@ -7,6 +7,9 @@ batches. One JSON line a task, horizon and setting, with the final training and 
 is in the file is not run again. The last line has for every setting and horizon, against the first setting, the
 interquartile mean over tasks of the logarithm of the ratio of mean losses, and the tasks that are better and worse by
 more than 0.2 %. Losses below `FLOOR` count as that.
+
+The results kept beside this file were made while a bound on steps was in force that the rule no longer has, and those
+of the set "decay" with another cosine; docs/meta_training.md says what both were.
 """
 
 import argparse
@@ -23,7 +26,6 @@ from scipy import stats
 from whole_run_search import trained
 
 from learned_opt import Helm
-from learned_opt.helm_inputs import AGREEMENTS, RANK
 from learned_opt.rules.helm import Theta
 from tasks import suites
 
@@ -36,48 +38,32 @@ def agreement(faster: float, above: float, slower: float = 0.0, below: float = 0
     """Steps grow with the agreement of gradients over 50 updates, and shrink where 10 updates disagree."""
 
     def change(theta: Theta) -> Theta:
-        w = theta.own.w.at[:, :2].set(0.0).at[AGREEMENTS[1], 0].set(1.0).at[AGREEMENTS[0], 1].set(-1.0)
-        own = theta.own._replace(w=w, b=theta.own.b.at[0].set(-above).at[1].set(-below))
-        out = theta.out.at[:2].set(0.0).at[0, 1].set(faster).at[1, 1].set(-slower)
-        return theta._replace(own=own, mean=theta.mean.at[:, :2].set(0.0), out=out)
+        own = theta.own._replace(b=theta.own.b.at[0].set(-above).at[1].set(-below))
+        return theta._replace(own=own, out=theta.out.at[0, 1].set(faster).at[1, 1].set(-slower))
 
     return change
 
 
-def decay(matrices: float, vectors: float | None = None) -> Callable[[Theta], Theta]:
-    """Decay, in steps; of vectors another."""
-
-    def change(theta: Theta) -> Theta:
-        mix = theta.mix._replace(b=theta.mix.b.at[DECAY].set(matrices))
-        if vectors is not None:
-            mix = mix._replace(w=mix.w.at[RANK[1], DECAY].set(vectors - matrices))
-        return theta._replace(mix=mix)
-
-    return change
+def decay(steps: float) -> Callable[[Theta], Theta]:
+    """Decay, in steps."""
+    return lambda theta: theta._replace(mix=theta.mix._replace(b=theta.mix.b.at[DECAY].set(steps)))
 
 
-def both(*changes: Callable[[Theta], Theta]) -> Callable[[Theta], Theta]:
+def both(one: Callable[[Theta], Theta], other: Callable[[Theta], Theta]) -> Callable[[Theta], Theta]:
     """One after the other."""
-
-    def change(theta: Theta) -> Theta:
-        for each in changes:
-            theta = each(theta)
-        return theta
-
-    return change
+    return lambda theta: other(one(theta))
 
 
-_BEFORE = both(agreement(0.0, 1.0), decay(0.05))
 SETS: dict[str, dict[str, Callable[[Theta], Theta]]] = {
     "agreement": {
-        "as before": _BEFORE,
-        "faster 4 above 0.2": both(_BEFORE, agreement(4.0, 0.2)),
-        "faster 4 above 0.2, slower 2 below -0.25": both(_BEFORE, agreement(4.0, 0.2, 2.0)),
-        "faster 4 above 0.2, slower 4 below -0.25": both(_BEFORE, agreement(4.0, 0.2, 4.0)),
-        "faster 4 above 0.2, slower 4 below -0.1": both(_BEFORE, agreement(4.0, 0.2, 4.0, 0.1)),
-        "faster 4 above 0.1, slower 2 below -0.25": both(_BEFORE, agreement(4.0, 0.1, 2.0)),
-        "faster 2 above 0.2, slower 2 below -0.25": both(_BEFORE, agreement(2.0, 0.2, 2.0)),
-        "faster 8 above 0.2, slower 4 below -0.25": both(_BEFORE, agreement(8.0, 0.2, 4.0)),
+        "as before": agreement(0.0, 1.0),
+        "faster 4 above 0.2": agreement(4.0, 0.2),
+        "faster 4 above 0.2, slower 2 below -0.25": agreement(4.0, 0.2, 2.0),
+        "faster 4 above 0.2, slower 4 below -0.25": agreement(4.0, 0.2, 4.0),
+        "faster 4 above 0.2, slower 4 below -0.1": agreement(4.0, 0.2, 4.0, 0.1),
+        "faster 4 above 0.1, slower 2 below -0.25": agreement(4.0, 0.1, 2.0),
+        "faster 2 above 0.2, slower 2 below -0.25": agreement(2.0, 0.2, 2.0),
+        "faster 8 above 0.2, slower 4 below -0.25": agreement(8.0, 0.2, 4.0),
     },
     "decay": {f"decay {x}": both(agreement(4.0, 0.2, 2.0), decay(x)) for x in (0.05, 0.1, 0.2, 0.3)},
     "decay and agreement": {
