@@ -1,6 +1,6 @@
 """Small problems as people write them, far from the suites: a released optimizer beside tuned Adam and AdamW.
 
-    python benchmarks/small_problems.py [--optimizer helm] [--problems logistic,bandit] [--seeds 3]
+    python benchmarks/small_problems.py [--optimizer helm] [--problems logistic,bandit] [--seeds 3] [--unseen]
 
 Models that start at zero, models without a matrix, losses that may be negative, and a few networks. Every problem is a
 model with its own initialisation, minibatches of a fixed data set (none downloaded) and a number of steps. Reported is
@@ -238,10 +238,15 @@ def main() -> None:
     parser.add_argument("--optimizer", default="helm", help="a hands-free release or run")
     parser.add_argument("--problems", help="names, or beginnings of them, with commas between")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--unseen", action="store_true", help="those of `unseen_problems` instead")
     args = parser.parse_args()
     wanted = tuple(args.problems.split(",")) if args.problems else ("",)
     seeds = jnp.arange(args.seeds)
-    for name, problem in problems().items():
+    if args.unseen:
+        from unseen_problems import problems as chosen
+    else:
+        chosen = problems
+    for name, problem in chosen().items():
         if not name.startswith(wanted):
             continue
         learned = lambda p=problem: learned_opt.from_pretrained(args.optimizer, num_steps=p.steps)

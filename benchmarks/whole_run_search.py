@@ -47,7 +47,7 @@ class Coordinate(NamedTuple):
     """A weight that moves."""
 
     part: str
-    """Of theta: schedule, zero, step.w, step.b, mix.w, mix.b, own.b or out."""
+    """Of theta: schedule, zero, step.w, step.b, mix.w, mix.b, own.w, own.b or out."""
     place: tuple[int, ...]
     scale: float
     """s at the start."""
@@ -70,7 +70,8 @@ def coordinates() -> list[Coordinate]:
 def moved(theta: Theta, moves: list[Coordinate], x: Any) -> Theta:
     """Theta with x added to the coordinates."""
     step, mix = theta.step._asdict(), theta.mix._asdict()
-    parts: dict[str, Any] = {"schedule": theta.schedule, "zero": theta.zero, "own.b": theta.own.b, "out": theta.out}
+    parts: dict[str, Any] = {"schedule": theta.schedule, "zero": theta.zero, "own.b": theta.own.b, "own.w": theta.own.w}
+    parts["out"] = theta.out
     parts |= {f"step.{k}": v for k, v in step.items()} | {f"mix.{k}": v for k, v in mix.items()}
     for i, move in enumerate(moves):
         parts[move.part] = parts[move.part].at[move.place].add(x[i])
@@ -80,7 +81,7 @@ def moved(theta: Theta, moves: list[Coordinate], x: Any) -> Theta:
         zero=parts["zero"],
         step=layer(theta.step, "step"),
         mix=layer(theta.mix, "mix"),
-        own=theta.own._replace(b=parts["own.b"]),
+        own=theta.own._replace(w=parts["own.w"], b=parts["own.b"]),
         out=parts["out"],
     )
 

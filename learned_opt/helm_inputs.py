@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from learned_opt import loss_features
+from learned_opt import loss_slopes
 from learned_opt.accumulators import Accumulators, Decays, fresh
-from learned_opt.loss_features import LossAverages
+from learned_opt.loss_slopes import LogAverages
 from learned_opt.rules import base
 
 PyTree = Any
@@ -25,7 +25,7 @@ PyTree = Any
 DECAYS = Decays(m=(0.9, 0.99, 0.999), r=(0.99,))
 AGREEMENT = np.array((0.9, 0.98), np.float32)
 """Decays of the averages of A."""
-INPUTS = 21 + loss_features.WIDTH
+INPUTS = 21 + loss_slopes.WIDTH
 AGREEMENTS = (1, 2)
 """Places among the inputs of these averages."""
 RANK = {1: 10, 2: 11, 3: 12}
@@ -118,7 +118,8 @@ def inputs(
     seen: Seen,
     memory: Memory,
     zero: Float[Array, " tensors"],
-    losses: LossAverages,
+    losses: LogAverages,
+    signed: Array,
     leaves: list[Any],
     t: Array,
     num_steps: Any,
@@ -130,6 +131,7 @@ def inputs(
       memory: of the steps before; its agreement already with this one.
       zero: v, what a tensor at zero counts as.
       losses: averages with this step's loss.
+      signed: whether the loss is no distance from zero; its slopes then count as zero.
       leaves: the parameters.
       t: updates made before this one.
       num_steps: updates of the training run.
@@ -152,6 +154,6 @@ def inputs(
         jnp.asarray(size / 5.0 - 1.0), jnp.asarray(side / 3.0 - 1.0, jnp.float32),
         tile(math.log(len(leaves)) / 3.0 - 1.0),
         tile(x), tile(x * x), tile(jnp.log(t) / 5.0 - 1.0), tile(jnp.exp(-t / 10.0)), tile(jnp.log(steps) / 5.0 - 1.0),
-        *map(tile, loss_features.features(losses, loss_features.half_lives(num_steps))),
+        *map(tile, jnp.where(signed, 0.0, loss_slopes.features(losses, loss_slopes.half_lives(num_steps)))),
     )  # fmt: skip
     return jnp.stack(columns, axis=1)

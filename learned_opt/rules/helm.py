@@ -46,7 +46,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int
 
-from learned_opt import fused, loss_features
+from learned_opt import fused, loss_slopes
 from learned_opt.accumulators import Accumulators
 from learned_opt.errors import InputError
 from learned_opt.helm_inputs import (
@@ -67,7 +67,7 @@ from learned_opt.helm_inputs import (
     observe,
 )
 from learned_opt.helm_sizes import at_zero, distance, origin
-from learned_opt.loss_features import LossAverages
+from learned_opt.loss_slopes import LogAverages
 from learned_opt.network import EXACT, Layer, PerParameterMLP
 from learned_opt.recurrent import initial_linear, linear
 from learned_opt.rules import base
@@ -120,7 +120,7 @@ class State(NamedTuple):
     """U of a model whose matrices all start at zero, or that has none; 0 of the others."""
     signed: Array
     """Whether the loss was ever negative, or zero at the first step, where there was a gradient."""
-    losses: LossAverages
+    losses: LogAverages
 
 
 class Own(NamedTuple):
@@ -224,7 +224,7 @@ class Helm:
             zeros = lambda *shape: jnp.zeros(shape, jnp.float32)
             start = (zeros(n), zeros(n, AGREEMENT.size), progress, unit)
             sizes = (origin(params), jnp.zeros((), bool))
-            return State(jnp.zeros((), jnp.int32), acc, *start, *sizes, loss_features.init())
+            return State(jnp.zeros((), jnp.int32), acc, *start, *sizes, loss_slopes.init())
 
         def update(
             updates: PyTree, state: Any, params: PyTree = None, *, value: Any = None, **extra: Any
@@ -232,8 +232,8 @@ class Helm:
             del extra
             base.require_params(params)
             loss = base.require_value(self.name, value)
-            h = loss_features.half_lives(num_steps)
-            losses = loss_features.update(state.losses, loss, h)
+            h = loss_slopes.half_lives(num_steps)
+            losses = loss_slopes.update(state.losses, loss, h)
             state, own = state._replace(losses=losses), None
             if jax.tree.leaves(params):
                 seen = observe(updates, params, state.accumulators, state.t)
@@ -259,7 +259,7 @@ def steer(theta: Theta, state: State, seen: Seen, params: PyTree, loss: Array, n
     agreement = decay * state.agreement + (1.0 - decay) * seen.agreement[:, None]
     state = state._replace(unit=unit, signed=signed, agreement=agreement)
     memory = Memory(state.drift, agreement, jnp.stack(jax.tree.leaves(state.progress)))
-    f = inputs(seen, memory, floor, state.losses, leaves, state.t, num_steps)
+    f = inputs(seen, memory, floor, state.losses, signed, leaves, state.t, num_steps)
     mean = jnp.mean(jnp.matmul(f, theta.mean, precision=EXACT), axis=0, keepdims=True)
     hidden = jax.nn.relu(linear(theta.own, f) + mean)
     o = jnp.concatenate([linear(theta.step, f), linear(theta.mix, f)], axis=1)

@@ -10,7 +10,7 @@ import pytest
 from rule_table import LOSS, RULES, each_rule
 
 import learned_opt
-from learned_opt import accumulators, features, loss_features, mup, recurrent
+from learned_opt import accumulators, features, loss_features, loss_slopes, mup, recurrent
 from learned_opt.errors import InputError
 from learned_opt.network import Layer
 from learned_opt.recurrent import LSTMState
@@ -70,6 +70,31 @@ def test_loss_features_tell_a_falling_loss() -> None:
             np.testing.assert_array_equal(loss_features.features(averages, h), np.zeros(9))
     f = np.asarray(loss_features.features(averages, h))
     assert np.all(f < 0)  # the quicker average is below the slower one
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-6, 1e6])
+def test_loss_slopes_are_differences_of_weighted_means_of_logarithms(unit: float) -> None:
+    h, averages = loss_slopes.half_lives(300), loss_slopes.init()
+    losses = unit * np.exp(-0.02 * np.arange(120) + 0.3 * np.random.default_rng(0).standard_normal(120))
+    for loss in [*losses, np.nan]:
+        averages = loss_slopes.update(averages, jnp.float32(loss), h)
+    weights = np.exp(-np.arange(119, -1, -1)[None] / np.asarray(h, np.float64)[:, None])
+    means = weights @ np.log(losses) / weights.sum(1)
+    expected = means[:-1] - means[1:]
+    assert expected.max() < -0.03 and expected.min() > -1
+    np.testing.assert_allclose(loss_slopes.features(averages, h), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("spike", [0.0, 1e30])
+def test_a_loss_that_jumps_counts_as_two_nats(spike: float) -> None:
+    h, averages = loss_slopes.half_lives(1000), loss_slopes.init()
+    for _ in range(50):
+        averages = loss_slopes.update(averages, jnp.float32(3.0), h)
+    np.testing.assert_allclose(loss_slopes.features(averages, h), np.zeros(9), atol=1e-5)
+    averages = loss_slopes.update(averages, jnp.float32(spike), h)
+    d = np.exp(-1.0 / np.asarray(h, np.float64))
+    moved = np.sign(spike - 3.0) * 2.0 * (1.0 - d) / (1.0 - d**51)
+    np.testing.assert_allclose(loss_slopes.features(averages, h), moved[:-1] - moved[1:], atol=1e-5)
 
 
 def test_fraction_left_saturates() -> None:

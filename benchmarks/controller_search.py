@@ -1,0 +1,175 @@
+"""A search for what helm's size of step should hear: two hidden units and the linear response to every input.
+
+    python benchmarks/controller_search.py --out search.npz [--generations 60]
+
+Separable natural evolution strategies as in `whole_run_search`, over whole runs of the problems of `small_problems`
+and of tasks drawn from `wide-plain` and `deep`, with three equations. A generation draws `PER_KIND` of either kind and
+a length for each run; candidates train from one initialisation on one sequence of batches. Their score is a sum over runs of
+
+    w clip(log(l + e) - median over candidates, -1.5, 1.5)
+
+with w = 1 for problems and 3 for tasks, where settings differ less; e is a tenth of what tuned Adam reaches on a
+problem, since beyond that nothing is worth trading for, and 1e-4 of the cap of a task. The validation loss of a task counts
+as a third of its training loss. The file holds every generation and is gone on with.
+"""
+
+import argparse
+import json
+import math
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from small_problems import problems
+from whole_run_search import Coordinate, moved, trained
+
+from learned_opt import Helm
+from learned_opt.helm_inputs import AGREEMENTS, INPUTS
+from learned_opt.rules.helm import Theta
+from tasks import suites
+from tasks.catalogue.entries import Library
+from tasks.catalogue.makers import equation
+from tasks.families.pinn import PINN
+from tasks.mixture import draw
+
+POPULATION = 24
+RATE, RATE_SCALE = 0.25, 0.03
+PER_KIND = 6
+WORKERS = 2
+SLOPES = range(INPUTS - 9, INPUTS)
+HEARD = {0: 0.05, 1: 0.1, 2: 0.1, 3: 0.02, 4: 0.02, 5: 0.02, 6: 0.04, 8: 0.06, 10: 0.04, 16: 0.06} | dict.fromkeys(
+    SLOPES, 0.12
+)
+"""Inputs that units hear, and s at the start of their weights."""
+TUNED = {
+    "logistic, matrix": 0.0384, "logistic, raw features": 0.1, "linear, vector": 1e-6, "linear, bias of 1000": 0.1,
+    "scalar from -3 to 3": 1e-6, "vector of 0.001 to 1000": 1.56, "embedding": 1e-4, "factorisation": 1.3e-5,
+    "perceptron": 1.8e-3, "perceptron, raw targets": 100.0, "perceptron, raw features": 0.078, "rare events": 9.6e-4,
+    "orbit": 2.7e-5, "gated residual net": 3.3e-3,
+}  # fmt: skip
+"""Losses of tuned Adam or AdamW, or what is as good as zero; problems with a loss that may be negative are left out."""
+
+
+def coordinates() -> list[Coordinate]:
+    """All that move."""
+    made = [Coordinate("own.w", (i, unit), s) for unit in range(2) for i, s in HEARD.items()]
+    made += [Coordinate("step.w", (i, 1), s / 5) for i, s in HEARD.items()]
+    made += [Coordinate("own.b", (0,), 0.04), Coordinate("own.b", (1,), 0.04)]
+    made += [Coordinate("out", (0, 1), 0.4), Coordinate("out", (1, 1), 1.0), Coordinate("step.b", (1,), 0.05)]
+    return made + [Coordinate("schedule", (0,), 0.08), Coordinate("mix.b", (0,), 0.04), Coordinate("mix.b", (7,), 0.01)]
+
+
+def start() -> Theta:
+    """The expert, whose second unit hears 50 updates and the slopes of the loss."""
+    theta = Helm().expert(jax.random.key(0))
+    w = theta.own.w.at[:, 1].set(0.0).at[AGREEMENTS[1], 1].set(-1.0)
+    for i in SLOPES[1:4]:
+        w = w.at[i, 1].set(0.5)
+    return theta._replace(own=theta.own._replace(w=w, b=theta.own.b.at[1].set(-0.1)), out=theta.out.at[1, 1].set(-8.0))
+
+
+@cache
+def tasks() -> list[Any]:
+    """Tasks of the search; none is in `validation`."""
+    of = lambda name, n: draw(suites.family(name, library=Library(seed=0)), jax.random.key(78), n)
+    nets = (
+        PINN("heat", 0.1, (20, 20), "tanh"),
+        PINN("burgers", 0.05, (16, 16, 16), "tanh"),
+        PINN("heat", 0.4, (24,), "gelu"),
+    )
+    return [
+        *of("wide-plain", 10),
+        *of("deep", 8),
+        *(equation(net)(Library(seed=0), f"equation {i}") for i, net in enumerate(nets)),
+    ]
+
+
+@cache
+def runner(kind: str, which: Any) -> Any:
+    """(thetas' coordinates [n, d], key, number of steps) -> losses [n, 1 or 2]."""
+    moves, theta = coordinates(), start()
+    if kind == "task":
+        task = tasks()[which]
+        one = lambda x, key, n: jnp.stack(trained(task, moved(theta, moves, x), key, n))
+        return jax.jit(jax.vmap(one, (0, None, None)))
+    problem = problems()[which]
+
+    def one(x: Any, key: Any, n: Any) -> Any:
+        opt = Helm().transform(moved(theta, moves, x), num_steps=n)
+        params = problem.init(jax.random.fold_in(key, 0))
+
+        def step(i: Any, carry: Any) -> Any:
+            params, state, total = carry
+            value, gradient = jax.value_and_grad(problem.loss)(params, jax.random.fold_in(key, i + 1))
+            updates, state = opt.update(gradient, state, params, value=value)
+            return optax.apply_updates(params, updates), state, total + jnp.where(i >= n - n // 20, value, 0.0)
+
+        return jax.lax.fori_loop(0, n, step, (params, opt.init(params), 0.0))[2][None] / (n // 20)
+
+    return jax.jit(jax.vmap(one, (0, None, None)))
+
+
+def score(kind: str, which: Any, x: np.ndarray, seed: int, n: int) -> np.ndarray:
+    """What a run says of every candidate; lower is better."""
+    losses = np.asarray(runner(kind, which)(jnp.asarray(x, jnp.float32), jax.random.key(seed), n))
+    floor = 1e-4 * float(tasks()[which].loss_cap) if kind == "task" else 0.1 * TUNED[which]
+    logs = np.log(np.nan_to_num(losses, nan=1e9, posinf=1e9) + floor)
+    logs = np.clip(logs - np.median(logs, 0)[None], -1.5, 1.5)
+    return 3.0 * (logs @ np.array([1.0, 0.35])) if kind == "task" else logs[:, 0]
+
+
+def main() -> None:
+    """Search, and say what was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="a file NAME.npz; it is gone on with")
+    parser.add_argument("--generations", type=int, default=60)
+    args = parser.parse_args()
+    if args.out.suffix != ".npz":
+        parser.error(f"--out {args.out}: expected a name that ends with .npz")
+    moves = coordinates()
+    scale = np.array([move.scale for move in moves])
+    mu, s, gradients = np.zeros(len(moves)), scale.copy(), np.zeros((0, len(moves)))
+    if args.out.exists():
+        saved = np.load(args.out)
+        mu, s, gradients = saved["mu"], saved["s"], saved["gradients"]
+    order = np.arange(POPULATION)
+    u = np.maximum(0.0, math.log(POPULATION / 2 + 1) - np.log(order + 1))
+    u = u / u.sum() - 1 / POPULATION
+    names, count = list(TUNED), len(tasks())
+    context = multiprocessing.get_context("spawn")
+    workers = [ProcessPoolExecutor(1, mp_context=context) for _ in range(WORKERS)]
+    for generation in range(len(gradients), args.generations):
+        rng = np.random.default_rng((124, generation))
+        half = rng.standard_normal((POPULATION // 2, len(moves)))
+        z = np.concatenate([half, -half])
+        runs = [("problem", i) for i in rng.choice(len(names), PER_KIND, replace=False)]
+        runs += [("task", i) for i in rng.choice(count, PER_KIND, replace=False)]
+        futures = []
+        for kind, i in runs:
+            low, high = (300, 1500) if kind == "problem" else (200, 2000)
+            n = round(math.exp(rng.uniform(math.log(low), math.log(high))))
+            which = names[i] if kind == "problem" else int(i)
+            futures.append(workers[i % WORKERS].submit(score, kind, which, mu + s * z, int(rng.integers(2**31)), n))
+        scores = np.stack([f.result() for f in futures])
+        ranked = np.empty(POPULATION)
+        ranked[np.argsort(scores.sum(0))] = u
+        g = ranked @ z
+        mu = mu + RATE * s * g
+        s = np.clip(s * np.exp(RATE_SCALE / 2 * (ranked @ (z * z - 1))), 0.3 * scale, 2.0 * scale)
+        gradients = np.concatenate([gradients, g[None]])
+        np.savez(args.out, mu=mu, s=s, gradients=gradients)
+        print(f"generation {generation + 1}: |mu / s_0| {np.linalg.norm(mu / scale):.2f}", flush=True)
+    t = np.sqrt(len(gradients)) * gradients.mean(0) / gradients.std(0)
+    for i in np.argsort(-np.abs(t))[:16]:
+        print(f"{moves[i].part}{list(moves[i].place)}: t {t[i]:+.1f}, moved {mu[i]:+.4f}")
+    print(json.dumps({"generations": len(gradients), "mean_square_of_t": float(np.mean(t * t))}))  # 1 is noise
+
+
+if __name__ == "__main__":
+    main()
