@@ -2,15 +2,16 @@
 
     python benchmarks/controller_search.py --out search.npz [--generations 60]
 
-Separable natural evolution strategies as in `whole_run_search`, over whole runs of the problems of `small_problems`
-and of tasks drawn from `wide-plain` and `deep`, with three equations. A generation draws `PER_KIND` of either kind and
-a length for each run; candidates train from one initialisation on one sequence of batches. Their score is a sum over runs of
+Separable natural evolution strategies as in `whole_run_search`, over whole runs of the problems of `small_problems`, of
+three networks on raw features, and of tasks drawn from `wide-plain` and `deep`, with three equations. A generation
+draws a number of each and a length for each run; candidates train from one initialisation on one sequence of batches.
+Their score is a sum over runs of
 
     w clip(log(l + e) - median over candidates, -1.5, 1.5)
 
 with w = 1 for problems and 3 for tasks, where settings differ less; e is a tenth of what tuned Adam reaches on a
-problem, since beyond that nothing is worth trading for, and 1e-4 of the cap of a task. The validation loss of a task counts
-as a third of its training loss. The file holds every generation and is gone on with.
+problem, since beyond that nothing is worth trading for, and 1e-4 of the cap of a task. The validation loss of a task
+counts as a third of its training loss. The file holds every generation and is gone on with.
 """
 
 import argparse
@@ -26,11 +27,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from small_problems import problems
+from small_problems import Problem, cross_entropy, layers, perceptron, problems, rows
 from whole_run_search import Coordinate, moved, trained
 
 from learned_opt import Helm
-from learned_opt.helm_inputs import AGREEMENTS, INPUTS
+from learned_opt.helm_inputs import AGREEMENTS, INPUTS, LOG_STEPS
 from learned_opt.rules.helm import Theta
 from tasks import suites
 from tasks.catalogue.entries import Library
@@ -40,7 +41,7 @@ from tasks.mixture import draw
 
 POPULATION = 24
 RATE, RATE_SCALE = 0.25, 0.03
-PER_KIND = 6
+PER_KIND = {"problem": 8, "task": 5}
 WORKERS = 2
 SLOPES = range(INPUTS - 9, INPUTS)
 HEARD = {0: 0.05, 1: 0.1, 2: 0.1, 3: 0.02, 4: 0.02, 5: 0.02, 6: 0.04, 8: 0.06, 10: 0.04, 16: 0.06} | dict.fromkeys(
@@ -51,7 +52,7 @@ TUNED = {
     "logistic, matrix": 0.0384, "logistic, raw features": 0.1, "linear, vector": 1e-6, "linear, bias of 1000": 0.1,
     "scalar from -3 to 3": 1e-6, "vector of 0.001 to 1000": 1.56, "embedding": 1e-4, "factorisation": 1.3e-5,
     "perceptron": 1.8e-3, "perceptron, raw targets": 100.0, "perceptron, raw features": 0.078, "rare events": 9.6e-4,
-    "orbit": 2.7e-5, "gated residual net": 3.3e-3,
+    "orbit": 2.7e-5, "gated residual net": 3.3e-3, "raw, relu": 0.7, "raw, tanh": 0.5, "raw, deep": 0.27,
 }  # fmt: skip
 """Losses of tuned Adam or AdamW, or what is as good as zero; problems with a loss that may be negative are left out."""
 
@@ -62,7 +63,12 @@ def coordinates() -> list[Coordinate]:
     made += [Coordinate("step.w", (i, 1), s / 5) for i, s in HEARD.items()]
     made += [Coordinate("own.b", (0,), 0.04), Coordinate("own.b", (1,), 0.04)]
     made += [Coordinate("out", (0, 1), 0.4), Coordinate("out", (1, 1), 1.0), Coordinate("step.b", (1,), 0.05)]
-    return made + [Coordinate("schedule", (0,), 0.08), Coordinate("mix.b", (0,), 0.04), Coordinate("mix.b", (7,), 0.01)]
+    made += [
+        Coordinate("mix.w", (LOG_STEPS, 7), 0.03),
+        Coordinate("mix.b", (0,), 0.04),
+        Coordinate("mix.b", (7,), 0.01),
+    ]
+    return [*made, Coordinate("schedule", (0,), 0.08)]
 
 
 def start() -> Theta:
@@ -90,6 +96,27 @@ def tasks() -> list[Any]:
     ]
 
 
+def raw() -> dict[str, Problem]:
+    """Classes told by a perceptron of features whose scales go from 0.1 to 1,000, given as they are."""
+    made: dict[str, Problem] = {}
+    nets = {"raw, relu": (jax.nn.relu, 1), "raw, tanh": (jnp.tanh, 1), "raw, deep": (jax.nn.relu, 3)}
+    for seed, (name, (activation, depth)) in enumerate(nets.items()):
+        k_scales, k_means, k_data, k_net = jax.random.split(jax.random.key(seed), 4)
+        scales = 10.0 ** jax.random.uniform(k_scales, (12,), minval=-1.0, maxval=3.0)
+        normal = jax.random.normal(k_data, (400, 12))
+        data = (normal + 2.0 * jax.random.normal(k_means, (12,))[None]) * scales[None]
+        labels = jnp.argmax(perceptron(layers(k_net, 12, 32, 3), normal), 1)
+
+        def loss(p: Any, k: Any, data: Any = data, labels: Any = labels, activation: Any = activation) -> Any:
+            x, y = rows(k, data, labels)
+            for w, b in p[:-1]:
+                x = activation(x @ w + b)
+            return cross_entropy(x @ p[-1][0] + p[-1][1], y)
+
+        made[name] = Problem(lambda k, depth=depth: layers(k, 12, *[48] * depth, 3), loss)
+    return made
+
+
 @cache
 def runner(kind: str, which: Any) -> Any:
     """(thetas' coordinates [n, d], key, number of steps) -> losses [n, 1 or 2]."""
@@ -98,7 +125,7 @@ def runner(kind: str, which: Any) -> Any:
         task = tasks()[which]
         one = lambda x, key, n: jnp.stack(trained(task, moved(theta, moves, x), key, n))
         return jax.jit(jax.vmap(one, (0, None, None)))
-    problem = problems()[which]
+    problem = (problems() | raw())[which]
 
     def one(x: Any, key: Any, n: Any) -> Any:
         opt = Helm().transform(moved(theta, moves, x), num_steps=n)
@@ -148,8 +175,8 @@ def main() -> None:
         rng = np.random.default_rng((124, generation))
         half = rng.standard_normal((POPULATION // 2, len(moves)))
         z = np.concatenate([half, -half])
-        runs = [("problem", i) for i in rng.choice(len(names), PER_KIND, replace=False)]
-        runs += [("task", i) for i in rng.choice(count, PER_KIND, replace=False)]
+        runs = [("problem", i) for i in rng.choice(len(names), PER_KIND["problem"], replace=False)]
+        runs += [("task", i) for i in rng.choice(count, PER_KIND["task"], replace=False)]
         futures = []
         for kind, i in runs:
             low, high = (300, 1500) if kind == "problem" else (200, 2000)
