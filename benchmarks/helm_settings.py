@@ -26,22 +26,27 @@ from scipy import stats
 from whole_run_search import trained
 
 from learned_opt import Helm
-from learned_opt.rules.helm import Theta
+from learned_opt.helm_inputs import AGREEMENTS, SLOPES
+from learned_opt.rules.helm import HEARD, Theta, Unit, hearing
 from tasks import suites
 
 FLOOR = 1e-3
 DECAY = 7
 """Place of the decay among the outputs of `mix`."""
+SILENT = Unit({0: 0.0}, 1.0, 0.0)
 
 
 def agreement(faster: float, above: float, slower: float = 0.0, below: float = 0.25) -> Callable[[Theta], Theta]:
     """Steps grow with the agreement of gradients over 50 updates, and shrink where 10 updates disagree."""
+    units = (Unit({AGREEMENTS[1]: 1.0}, above, faster), Unit({AGREEMENTS[0]: -1.0}, below, -slower), SILENT)
+    return lambda theta: hearing(theta, units)
 
-    def change(theta: Theta) -> Theta:
-        own = theta.own._replace(b=theta.own.b.at[0].set(-above).at[1].set(-below))
-        return theta._replace(own=own, out=theta.out.at[0, 1].set(faster).at[1, 1].set(-slower))
 
-    return change
+def falling(slower: float, threshold: float, share: float, late: float, after: float) -> Callable[[Theta], Theta]:
+    """Steps shrink where 50 updates disagree and the loss does not fall, and where it has fallen far."""
+    against = Unit({AGREEMENTS[1]: -1.0} | dict.fromkeys(SLOPES[1:4], share), threshold, -slower)
+    units = (HEARD[0], against, Unit(dict.fromkeys(SLOPES[3:], -1.0), after, -late))
+    return lambda theta: hearing(theta, units)
 
 
 def decay(steps: float) -> Callable[[Theta], Theta]:
@@ -69,6 +74,11 @@ SETS: dict[str, dict[str, Callable[[Theta], Theta]]] = {
     "decay and agreement": {
         f"faster {k} above 0.2, slower 4 below -0.25, decay {x}": both(agreement(k, 0.2, 4.0), decay(x))
         for k, x in ((4.0, 0.05), (4.0, 0.085), (4.0, 0.1), (2.0, 0.05), (2.0, 0.1))
+    },
+    "falling": {
+        "faster 2 above 0.2, slower 4 below -0.25": agreement(2.0, 0.2, 4.0),
+        "slower 8 below -0.1, the fall of the loss counts half": falling(8.0, 0.1, 0.5, 0.0, 1.0),
+        "and half of a fall beyond 1": falling(8.0, 0.1, 0.5, 0.5, 1.0),
     },
 }
 """What was compared, in sets; the first of a set is what the others are held against."""

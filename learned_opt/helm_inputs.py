@@ -32,6 +32,8 @@ RANK = {1: 10, 2: 11, 3: 12}
 """Places among the inputs that tell vectors and scalars, matrices, and tensors of more axes apart."""
 LOG_STEPS = 20
 """Place of ln(num_steps) / 5 - 1."""
+SLOPES = tuple(range(21, INPUTS))
+"""Places of f_0 … f_8, how the logarithm of the loss falls over ten time scales."""
 FLOOR = 1e-10
 """Share of mean(R) that is added to R."""
 TINY = 1e-24

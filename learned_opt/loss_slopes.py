@@ -3,13 +3,13 @@
 This project's own. With half-lives h_0 … h_9 from 10 to `num_steps` updates as in `loss_features`, d_i = exp(-1 / h_i),
 and k the number of losses seen before:
 
-    l      = log |loss|, within 2 of c_0 from k = 1 on            a spike or a zero counts as a factor of e^2
+    l      = log |loss|, within 2 of c_0 from k = 1 on            a spike counts as a factor of e^2
     means <- d means + (1 - d) l,   c = means / (1 - d^(k+1)),   k <- k + 1
     f_i    = clip(c_i - c_{i+1}, -1, 1)    i = 0 … 8
 
 Negative while the loss falls, and about as much for a loss of 1e-3 as for one of 1e3; the features of VeLO, which
-compare losses themselves, are all at -1 for long after a loss that began high. A loss that is not finite is left out.
-The logarithm says nothing of a loss that crosses zero.
+compare losses themselves, are all at -1 for long after a loss that began high. A loss that is zero, as of a batch in
+which nothing counts, or not finite is left out. The logarithm says nothing of a loss that crosses zero.
 """
 
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from learned_opt.loss_features import SCALES, WIDTH, half_lives
 __all__ = ["WIDTH", "LogAverages", "features", "half_lives", "init", "update"]
 
 LEAST = 1e-30
-"""What a loss of zero counts as, at the first step."""
+"""Losses below it count as zero."""
 SPIKE = 2.0
 """The most by which one loss differs from the fastest average, in nats."""
 
@@ -54,7 +54,8 @@ def update(averages: LogAverages, loss: Float[Array, ""], h: Float[Array, " 10"]
     now = jnp.where(k == 0, now, jnp.clip(now, before - SPIKE, before + SPIKE))
     d = jnp.exp(-1.0 / h)
     new = LogAverages(k + 1, d * means - jnp.expm1(-1.0 / h) * now)
-    return jax.tree.map(lambda old, new: jnp.where(jnp.isfinite(loss), new, old), averages, new)
+    told = jnp.isfinite(loss) & (jnp.abs(loss) >= LEAST)
+    return jax.tree.map(lambda old, new: jnp.where(told, new, old), averages, new)
 
 
 def features(averages: LogAverages, h: Float[Array, " 10"]) -> Float[Array, " 9"]:

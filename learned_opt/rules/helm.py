@@ -27,9 +27,14 @@ Each update, for x = t / num_steps, the training loss l, and every tensor with n
 Before meta-training o is constant but for the horizon: relative steps of `rate` sqrt(1000 / num_steps) along Adam's
 B_1, with a linear schedule. `expert` has constants chosen by hand, those that did best on the suite `validation`: it
 tells vectors (0.6) and kernels of convolutions (0.5) apart, goes along the orthogonalised 0.1 B_0 + B_1, a Muon whose
-steps are normalised for each tensor, with 0.05 p / rms(p) of decay, and sets its size by whether gradients agree: it
-adds 2 (a_50 - 0.2)+ - 4 (-0.25 - a_10)+ to o_1. A gradient along the last steps says that longer ones would have gained
-more (Baydin et al. 2018, arXiv:1703.04782). The orthogonalisation is that of Celo2 (`celo2.py`).
+steps are normalised for each tensor, with 0.05 p / rms(p) of decay, and sets its size by three hidden units that hear
+whether gradients agree and how the logarithm of the loss falls (f_0 … f_8 of `learned_opt.loss_slopes`): it adds to o_1
+
+    2 (a_50 - 0.2)+ - 8 (-a_50 + (f_1 + f_2 + f_3) / 2 - 0.1)+ - (-f_3 - … - f_8 - 1)+ / 2
+
+A gradient along the last steps says that longer ones would have gained more, one against them that they were too long
+(Baydin et al. 2018, arXiv:1703.04782), unless the loss falls all the same; and where it has fallen to a small share of
+what it was, what is left asks for small steps. The orthogonalisation is that of Celo2 (`celo2.py`).
 
 Reads the training loss and `num_steps`. Weights: 1,451. State: 4 floats per parameter, 5 per tensor. Fails: where
 tensors that start at zero need steps of an unusual size (v is a guess), where a loss depends very unevenly on the
@@ -56,6 +61,7 @@ from learned_opt.helm_inputs import (
     INPUTS,
     LOG_STEPS,
     RANK,
+    SLOPES,
     SMALL,
     TINY,
     UNKNOWN,
@@ -81,6 +87,23 @@ EXPONENT = -0.5
 """Of num_steps, in the size of a step before meta-training."""
 EXPERT_RATE = 0.02
 """RMS of a step of the expert, as a share of that of the parameters, in a run of 1,000 steps."""
+
+
+class Unit(NamedTuple):
+    """A hidden unit: weight (sum of factors times inputs - threshold)+ is added to o_1."""
+
+    factors: dict[int, float]
+    """Place of an input -> its factor; the others have 0."""
+    threshold: float
+    weight: float
+
+
+HEARD = (
+    Unit({AGREEMENTS[1]: 1.0}, 0.2, 2.0),
+    Unit({AGREEMENTS[1]: -1.0} | dict.fromkeys(SLOPES[1:4], 0.5), 0.1, -8.0),
+    Unit(dict.fromkeys(SLOPES[3:], -1.0), 1.0, -0.5),
+)
+"""The hidden units of the expert."""
 
 
 class Theta(NamedTuple):
@@ -181,16 +204,8 @@ class Helm:
         mixture = jnp.array([0.1, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.05], jnp.float32)
         # Vectors take smaller steps than matrices, and so do kernels of convolutions.
         sizes = theta.step.w.at[RANK[1], 1].set(math.log(0.6)).at[RANK[3], 1].set(math.log(0.5))
-        # Two hidden units set the size by whether gradients agree: over 50 updates they should hardly, over 10 not
-        # contradict each other.
-        w = theta.own.w.at[:, :2].set(0.0).at[AGREEMENTS[1], 0].set(1.0).at[AGREEMENTS[0], 1].set(-1.0)
-        return theta._replace(
-            step=Layer(sizes, rate),
-            mix=theta.mix._replace(b=mixture),
-            own=Layer(w, theta.own.b.at[:2].set(jnp.array([-0.2, -0.25], jnp.float32))),
-            mean=theta.mean.at[:, :2].set(0.0),
-            out=theta.out.at[:2, 1].set(jnp.array([2.0, -4.0], jnp.float32)),
-        )
+        step, mix = Layer(sizes, rate), theta.mix._replace(b=mixture)
+        return hearing(theta._replace(step=step, mix=mix), HEARD)
 
     def transform(
         self,
@@ -246,6 +261,18 @@ class Helm:
             return steps, state._replace(t=t, accumulators=acc, progress=progress)
 
         return optax.GradientTransformationExtraArgs(init, update)
+
+
+def hearing(theta: Theta, units: tuple[Unit, ...]) -> Theta:
+    """Theta whose first hidden units are these."""
+    n = len(units)
+    own = theta.own._replace(w=theta.own.w.at[:, :n].set(0.0), b=theta.own.b.at[:n].set(0.0))
+    out = theta.out.at[:n].set(0.0)
+    for i, unit in enumerate(units):
+        places = jnp.array(list(unit.factors), jnp.int32)
+        w = own.w.at[places, i].set(jnp.array(list(unit.factors.values()), jnp.float32))
+        own, out = Layer(w, own.b.at[i].set(-unit.threshold)), out.at[i, 1].set(unit.weight)
+    return theta._replace(own=own, mean=theta.mean.at[:, :n].set(0.0), out=out)
 
 
 def steer(theta: Theta, state: State, seen: Seen, params: PyTree, loss: Array, num_steps: Any) -> tuple[State, Own]:
