@@ -38,14 +38,15 @@ SILENT = Unit({0: 0.0}, 1.0, 0.0)
 
 def agreement(faster: float, above: float, slower: float = 0.0, below: float = 0.25) -> Callable[[Theta], Theta]:
     """Steps grow with the agreement of gradients over 50 updates, and shrink where 10 updates disagree."""
-    units = (Unit({AGREEMENTS[1]: 1.0}, above, faster), Unit({AGREEMENTS[0]: -1.0}, below, -slower), SILENT)
+    units = (Unit({AGREEMENTS[1]: 1.0}, above, faster), Unit({AGREEMENTS[0]: -1.0}, below, -slower), SILENT, SILENT)
     return lambda theta: hearing(theta, units)
 
 
-def falling(slower: float, threshold: float, share: float, late: float, after: float) -> Callable[[Theta], Theta]:
-    """Steps shrink where 50 updates disagree and the loss does not fall, and where it has fallen far."""
-    against = Unit({AGREEMENTS[1]: -1.0} | dict.fromkeys(SLOPES[1:4], share), threshold, -slower)
-    units = (HEARD[0], against, Unit(dict.fromkeys(SLOPES[3:], -1.0), after, -late))
+def falling(slower: float, late: float, at_once: float = 4.0) -> Callable[[Theta], Theta]:
+    """Steps also shrink where 50 updates disagree and the loss does not fall, and where it has fallen far."""
+    against = Unit({AGREEMENTS[1]: -1.0} | dict.fromkeys(SLOPES[1:4], 0.5), 0.1, -slower)
+    quick = Unit({AGREEMENTS[0]: -1.0}, 0.25, -at_once)
+    units = (HEARD[0], quick, against, Unit(dict.fromkeys(SLOPES[3:], -1.0), 1.0, -late))
     return lambda theta: hearing(theta, units)
 
 
@@ -76,9 +77,10 @@ SETS: dict[str, dict[str, Callable[[Theta], Theta]]] = {
         for k, x in ((4.0, 0.05), (4.0, 0.085), (4.0, 0.1), (2.0, 0.05), (2.0, 0.1))
     },
     "falling": {
-        "faster 2 above 0.2, slower 4 below -0.25": agreement(2.0, 0.2, 4.0),
-        "slower 8 below -0.1, the fall of the loss counts half": falling(8.0, 0.1, 0.5, 0.0, 1.0),
-        "and half of a fall beyond 1": falling(8.0, 0.1, 0.5, 0.5, 1.0),
+        "as before": agreement(2.0, 0.2, 4.0),
+        "slower 4 below -0.1 of 50 updates where the loss does not fall": falling(4.0, 0.0),
+        "and half of a fall beyond 1": falling(4.0, 0.5),
+        "slower 8, without the unit of 10 updates": falling(8.0, 0.5, 0.0),
     },
 }
 """What was compared, in sets; the first of a set is what the others are held against."""

@@ -27,14 +27,14 @@ Each update, for x = t / num_steps, the training loss l, and every tensor with n
 Before meta-training o is constant but for the horizon: relative steps of `rate` sqrt(1000 / num_steps) along Adam's
 B_1, with a linear schedule. `expert` has constants chosen by hand, those that did best on the suite `validation`: it
 tells vectors (0.6) and kernels of convolutions (0.5) apart, goes along the orthogonalised 0.1 B_0 + B_1, a Muon whose
-steps are normalised for each tensor, with 0.05 p / rms(p) of decay, and sets its size by three hidden units that hear
+steps are normalised for each tensor, with 0.05 p / rms(p) of decay, and sets its size by four hidden units that hear
 whether gradients agree and how the logarithm of the loss falls (f_0 … f_8 of `learned_opt.loss_slopes`): it adds to o_1
 
-    2 (a_50 - 0.2)+ - 8 (-a_50 + (f_1 + f_2 + f_3) / 2 - 0.1)+ - (-f_3 - … - f_8 - 1)+ / 2
+    2 (a_50 - 0.2)+ - 4 (-a_10 - 0.25)+ - 4 (-a_50 + (f_1 + f_2 + f_3) / 2 - 0.1)+ - (-f_3 - … - f_8 - 1)+ / 2
 
 A gradient along the last steps says that longer ones would have gained more, one against them that they were too long
-(Baydin et al. 2018, arXiv:1703.04782), unless the loss falls all the same; and where it has fallen to a small share of
-what it was, what is left asks for small steps. The orthogonalisation is that of Celo2 (`celo2.py`).
+(Baydin et al. 2018, arXiv:1703.04782), which matters less while the loss falls all the same; and where it has fallen to
+a small share of what it was, what is left asks for small steps. The orthogonalisation is that of Celo2 (`celo2.py`).
 
 Reads the training loss and `num_steps`. Weights: 1,451. State: 4 floats per parameter, 5 per tensor. Fails: where
 tensors that start at zero need steps of an unusual size (v is a guess), where a loss depends very unevenly on the
@@ -100,7 +100,8 @@ class Unit(NamedTuple):
 
 HEARD = (
     Unit({AGREEMENTS[1]: 1.0}, 0.2, 2.0),
-    Unit({AGREEMENTS[1]: -1.0} | dict.fromkeys(SLOPES[1:4], 0.5), 0.1, -8.0),
+    Unit({AGREEMENTS[0]: -1.0}, 0.25, -4.0),
+    Unit({AGREEMENTS[1]: -1.0} | dict.fromkeys(SLOPES[1:4], 0.5), 0.1, -4.0),
     Unit(dict.fromkeys(SLOPES[3:], -1.0), 1.0, -0.5),
 )
 """The hidden units of the expert."""
