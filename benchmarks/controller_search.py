@@ -31,8 +31,8 @@ from small_problems import Problem, cross_entropy, layers, perceptron, problems,
 from whole_run_search import Coordinate, moved, trained
 
 from learned_opt import Helm
-from learned_opt.helm_inputs import LOG_STEPS, SLOPES
-from learned_opt.rules.helm import HEARD, Theta, hearing
+from learned_opt.helm_inputs import AGREEMENTS, LOG_STEPS, SLOPES
+from learned_opt.rules.helm import HEARD, Theta, Unit, hearing
 from tasks import suites
 from tasks.catalogue.entries import Library
 from tasks.catalogue.makers import equation
@@ -72,7 +72,8 @@ def coordinates() -> list[Coordinate]:
 
 def start() -> Theta:
     """The expert with two hidden units, as before this search told what else they should hear."""
-    units = (HEARD[0], HEARD[2]._replace(weight=-8.0))
+    against = Unit({AGREEMENTS[1]: -1.0} | dict.fromkeys(SLOPES[1:4], 0.5), 0.1, -8.0)
+    units = (HEARD[0], against)
     return hearing(Helm().expert(jax.random.key(0)), units)
 
 

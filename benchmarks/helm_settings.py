@@ -42,9 +42,9 @@ def agreement(faster: float, above: float, slower: float = 0.0, below: float = 0
     return lambda theta: hearing(theta, units)
 
 
-def falling(slower: float, late: float, at_once: float = 4.0) -> Callable[[Theta], Theta]:
+def falling(slower: float, late: float, at_once: float = 4.0, scales: int = 5) -> Callable[[Theta], Theta]:
     """Steps also shrink where 50 updates disagree and the loss does not fall, and where it has fallen far."""
-    against = Unit({AGREEMENTS[1]: -1.0} | dict.fromkeys(SLOPES[1:4], 0.5), 0.1, -slower)
+    against = Unit({AGREEMENTS[1]: -1.0} | dict.fromkeys(SLOPES[1 : 1 + scales], 0.5), 0.1, -slower)
     quick = Unit({AGREEMENTS[0]: -1.0}, 0.25, -at_once)
     units = (HEARD[0], quick, against, Unit(dict.fromkeys(SLOPES[3:], -1.0), 1.0, -late))
     return lambda theta: hearing(theta, units)
@@ -80,7 +80,8 @@ SETS: dict[str, dict[str, Callable[[Theta], Theta]]] = {
         "as before": agreement(2.0, 0.2, 4.0),
         "slower 4 below -0.1 of 50 updates where the loss does not fall": falling(4.0, 0.0),
         "and half of a fall beyond 1": falling(4.0, 0.5),
-        "slower 8, without the unit of 10 updates": falling(8.0, 0.5, 0.0),
+        "the same, with a shorter fall": falling(4.0, 0.5, 4.0, 3),
+        "slower 8, with a shorter fall, without the unit of 10 updates": falling(8.0, 0.5, 0.0, 3),
     },
 }
 """What was compared, in sets; the first of a set is what the others are held against."""

@@ -30,7 +30,7 @@ tells vectors (0.6) and kernels of convolutions (0.5) apart, goes along the orth
 steps are normalised for each tensor, with 0.05 p / rms(p) of decay, and sets its size by four hidden units that hear
 whether gradients agree and how the logarithm of the loss falls (f_0 … f_8 of `learned_opt.loss_slopes`): it adds to o_1
 
-    2 (a_50 - 0.2)+ - 4 (-a_10 - 0.25)+ - 4 (-a_50 + (f_1 + f_2 + f_3) / 2 - 0.1)+ - (-f_3 - … - f_8 - 1)+ / 2
+    2 (a_50 - 0.2)+ - 4 (-a_10 - 0.25)+ - 4 (-a_50 + (f_1 + … + f_5) / 2 - 0.1)+ - (-f_3 - … - f_8 - 1)+ / 2
 
 A gradient along the last steps says that longer ones would have gained more, one against them that they were too long
 (Baydin et al. 2018, arXiv:1703.04782), which matters less while the loss falls all the same; and where it has fallen to
@@ -101,7 +101,7 @@ class Unit(NamedTuple):
 HEARD = (
     Unit({AGREEMENTS[1]: 1.0}, 0.2, 2.0),
     Unit({AGREEMENTS[0]: -1.0}, 0.25, -4.0),
-    Unit({AGREEMENTS[1]: -1.0} | dict.fromkeys(SLOPES[1:4], 0.5), 0.1, -4.0),
+    Unit({AGREEMENTS[1]: -1.0} | dict.fromkeys(SLOPES[1:6], 0.5), 0.1, -4.0),
     Unit(dict.fromkeys(SLOPES[3:], -1.0), 1.0, -0.5),
 )
 """The hidden units of the expert."""
