@@ -32,7 +32,7 @@ from whole_run_search import Coordinate, moved, trained
 
 from learned_opt import Helm
 from learned_opt.helm_inputs import AGREEMENTS, LOG_STEPS, SLOPES
-from learned_opt.rules.helm import HEARD, Theta, Unit, hearing
+from learned_opt.helm_weights import HEARD, Theta, Unit, hearing
 from tasks import suites
 from tasks.catalogue.entries import Library
 from tasks.catalogue.makers import equation

@@ -27,7 +27,7 @@ from whole_run_search import trained
 
 from learned_opt import Helm
 from learned_opt.helm_inputs import AGREEMENTS, SLOPES
-from learned_opt.rules.helm import HEARD, Theta, Unit, hearing
+from learned_opt.helm_weights import HEARD, Theta, Unit, hearing
 from tasks import suites
 
 FLOOR = 1e-3

@@ -27,7 +27,7 @@ import optax
 
 from learned_opt import Helm
 from learned_opt.helm_inputs import INPUTS, LOG_STEPS, RANK
-from learned_opt.rules.helm import Theta
+from learned_opt.helm_weights import Theta
 from tasks import suites
 from tasks.catalogue.entries import Library
 from tasks.mixture import draw

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import learned_opt
+from learned_opt.pretrained import load_pretrained
 
 RULE = learned_opt.Helm()
 STEPS = 60
@@ -79,6 +80,12 @@ def test_units_do_not_matter(theta):
     np.testing.assert_allclose(train(theta, {"w": 100.0, "b": 0.01, "gain": 30.0}), expected, rtol=1e-3)
     np.testing.assert_allclose(train(theta, ones, factor=1000.0), expected, rtol=1e-3)
     assert expected[-1] < expected[0]
+
+
+def test_the_release_has_the_weights_of_the_expert():
+    released = load_pretrained("helm").theta
+    expert = RULE.expert(jax.random.key(0))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), released, expert)
 
 
 def test_the_expert_trains():
@@ -220,3 +227,37 @@ def test_what_the_loss_does_not_depend_on_stays():
     assert not np.array_equal(found["w"], start["w"])
     np.testing.assert_array_equal(found["unused"], start["unused"])
     np.testing.assert_array_equal(found["gain"], start["gain"])
+
+
+def test_steps_shrink_where_gradients_contradict_each_other_unless_the_loss_falls():
+    """Gradients that alternate, under a loss that stays and one that falls by a tenth an update."""
+    opt = RULE.transform(RULE.expert(jax.random.key(3)), num_steps=1000)
+    p = {"w": jnp.ones((8, 8))}
+    sizes = {}
+    for fall in (1.0, 0.95):
+        state = opt.init(p)
+        update = jax.jit(opt.update)
+        for t in range(100):
+            g = {"w": jnp.full((8, 8), (-1.0) ** t)}
+            step, state = update(g, state, p, value=jnp.float32(fall**t))
+        sizes[fall] = float(jnp.sqrt(jnp.mean(step["w"] ** 2)))
+    # Agreement is -1 in both. a_10: 4 (1 - 0.25) = 3 nats; a_50, corrected for its age, 4 (1 - 0.1) = 3.6.
+    plain = 0.02 * (1.0 - 99 / 1000 + 0.001)
+    assert sizes[1.0] < 1.5 * plain * np.exp(-6.6)
+    assert sizes[0.95] > 2.0 * sizes[1.0]
+
+
+def test_steps_shrink_where_the_loss_has_fallen_far():
+    opt = RULE.transform(RULE.expert(jax.random.key(3)), num_steps=1000)
+    p, g = {"w": jnp.ones((8, 8))}, {"w": jax.random.normal(jax.random.key(0), (800, 8, 8))}
+    sizes = {}
+    for rate in (0.0, 0.001, 0.01):
+        state = opt.init(p)
+        step_of = jax.jit(opt.update)
+        for t in range(400):
+            step, state = step_of({"w": g["w"][t]}, state, p, value=jnp.float32(np.exp(-rate * t)))
+        sizes[rate] = float(jnp.sqrt(jnp.mean(step["w"] ** 2)))
+    assert sizes[0.001] == pytest.approx(sizes[0.0], rel=0.02)  # less than a factor of e is no long fall
+    # f_3 + … + f_8 is the fall between the mean ages of the averages with half-lives 10^(1 + 2 / 3) and 1,000.
+    ages = [np.average(np.arange(400), weights=np.exp(-np.arange(400) / h)) for h in (10 ** (5 / 3), 1000)]
+    assert sizes[0.01] == pytest.approx(sizes[0.0] * np.exp(-0.5 * (0.01 * (ages[1] - ages[0]) - 1.0)), rel=0.01)

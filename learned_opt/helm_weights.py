@@ -1,0 +1,106 @@
+"""Weights of Helm: what they are, and where they begin, before meta-training or with constants chosen by hand.
+
+See `learned_opt.rules.helm` for what each does.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from learned_opt.helm_inputs import AGREEMENTS, INPUTS, LOG_STEPS, RANK, SLOPES
+from learned_opt.network import Layer
+from learned_opt.recurrent import initial_linear
+
+DIRECTIONS = 6
+OUTPUTS = 2 + DIRECTIONS + 2
+EXPONENT = -0.5
+"""Of num_steps, in the size of a step before meta-training."""
+EXPERT_RATE = 0.02
+"""RMS of a step of the expert, as a share of that of the parameters, in a run of 1,000 steps."""
+
+
+class Unit(NamedTuple):
+    """A hidden unit: weight (sum of factors times inputs - threshold)+ is added to o_1."""
+
+    factors: dict[int, float]
+    """Place of an input -> its factor; the others have 0."""
+    threshold: float
+    weight: float
+
+
+HEARD = (
+    Unit({AGREEMENTS[1]: 1.0}, 0.2, 2.0),
+    Unit({AGREEMENTS[0]: -1.0}, 0.25, -4.0),
+    Unit({AGREEMENTS[1]: -1.0} | dict.fromkeys(SLOPES[1:6], 0.5), 0.1, -4.0),
+    Unit(dict.fromkeys(SLOPES[3:], -1.0), 1.0, -0.5),
+)
+"""The hidden units of the expert."""
+
+
+class Theta(NamedTuple):
+    """Weights of the rule."""
+
+    schedule: Array
+    """s: logarithms of the exponent of the decay, of its floor, and of the share of the warm-up."""
+    zero: Array
+    """z: logarithms of what a tensor at zero counts as, in units of U and of u."""
+    step: Layer
+    """W_0, b_3, their first two columns: inputs -> o_0, o_1, which set the size of step."""
+    mix: Layer
+    """The others: inputs -> o_2 … o_9, which set the direction."""
+    own: Layer
+    """W_1, b_1: inputs -> hidden."""
+    mean: Array
+    """W_2: inputs -> hidden."""
+    out: Array
+    """W_3: hidden -> 10."""
+
+
+def initial(key: Array, hidden: int, rate: float) -> Theta:
+    """Weights before meta-training: those of the hidden layer as `hk.Linear` has them, its outputs at zero.
+
+    Args:
+      key: of the hidden layer.
+      hidden: its units.
+      rate: RMS of a step as a share of that of the parameters, in a run of 1,000 steps.
+    """
+    k_own, k_mean = jax.random.split(key)
+    # exp(EXPONENT (ln(num_steps / 1000))), in units of the input that is ln(num_steps) / 5 - 1.
+    slope = 5.0 * EXPONENT
+    size = jnp.array([0.0, math.log(rate) - slope * (math.log(1000.0) / 5.0 - 1.0)], jnp.float32)
+    mixture = jnp.array([0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], jnp.float32)
+    sizes = jnp.zeros((INPUTS, 2), jnp.float32).at[LOG_STEPS, 1].set(slope)
+    return Theta(
+        jnp.log(jnp.array([1.0, 0.001, 0.02], jnp.float32)),
+        jnp.log(jnp.array([0.3, 0.1], jnp.float32)),
+        Layer(sizes, size),
+        Layer(jnp.zeros((INPUTS, mixture.size), jnp.float32), mixture),
+        initial_linear(k_own, INPUTS, hidden),
+        initial_linear(k_mean, INPUTS, hidden).w,
+        jnp.zeros((hidden, OUTPUTS), jnp.float32),
+    )
+
+
+def expert(key: Array, hidden: int) -> Theta:
+    """Weights with the constants chosen by hand; `key` and `hidden` as in `initial`."""
+    theta = initial(key, hidden, EXPERT_RATE)
+    mixture = jnp.array([0.1, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.05], jnp.float32)
+    # Vectors take smaller steps than matrices, and so do kernels of convolutions.
+    sizes = theta.step.w.at[RANK[1], 1].set(math.log(0.6)).at[RANK[3], 1].set(math.log(0.5))
+    step, mix = Layer(sizes, theta.step.b), theta.mix._replace(b=mixture)
+    return hearing(theta._replace(step=step, mix=mix), HEARD)
+
+
+def hearing(theta: Theta, units: tuple[Unit, ...]) -> Theta:
+    """Theta whose first hidden units are these."""
+    n = len(units)
+    own = theta.own._replace(w=theta.own.w.at[:, :n].set(0.0), b=theta.own.b.at[:n].set(0.0))
+    out = theta.out.at[:n].set(0.0)
+    for i, unit in enumerate(units):
+        places = jnp.array(list(unit.factors), jnp.int32)
+        w = own.w.at[places, i].set(jnp.array(list(unit.factors.values()), jnp.float32))
+        own, out = Layer(w, own.b.at[i].set(-unit.threshold)), out.at[i, 1].set(unit.weight)
+    return theta._replace(own=own, mean=theta.mean.at[:, :n].set(0.0), out=out)
