@@ -15,7 +15,6 @@ counts as a third of its training loss. The file holds every generation and is g
 """
 
 import argparse
-import json
 import math
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
@@ -28,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from small_problems import Problem, cross_entropy, layers, perceptron, problems, rows
-from whole_run_search import Coordinate, moved, trained
+from whole_run_search import Coordinate, moved, report, trained, utilities
 
 from learned_opt import Helm
 from learned_opt.helm_inputs import AGREEMENTS, LOG_STEPS, SLOPES
@@ -162,9 +161,6 @@ def main() -> None:
     if args.out.exists():
         saved = np.load(args.out)
         mu, s, gradients = saved["mu"], saved["s"], saved["gradients"]
-    order = np.arange(POPULATION)
-    u = np.maximum(0.0, math.log(POPULATION / 2 + 1) - np.log(order + 1))
-    u = u / u.sum() - 1 / POPULATION
     names, count = list(TUNED), len(tasks())
     context = multiprocessing.get_context("spawn")
     workers = [ProcessPoolExecutor(1, mp_context=context) for _ in range(WORKERS)]
@@ -181,18 +177,14 @@ def main() -> None:
             which = names[i] if kind == "problem" else int(i)
             futures.append(workers[i % WORKERS].submit(score, kind, which, mu + s * z, int(rng.integers(2**31)), n))
         scores = np.stack([f.result() for f in futures])
-        ranked = np.empty(POPULATION)
-        ranked[np.argsort(scores.sum(0))] = u
-        g = ranked @ z
+        u = utilities(scores.sum(0))
+        g = u @ z
         mu = mu + RATE * s * g
-        s = np.clip(s * np.exp(RATE_SCALE / 2 * (ranked @ (z * z - 1))), 0.3 * scale, 2.0 * scale)
+        s = np.clip(s * np.exp(RATE_SCALE / 2 * (u @ (z * z - 1))), 0.3 * scale, 2.0 * scale)
         gradients = np.concatenate([gradients, g[None]])
         np.savez(args.out, mu=mu, s=s, gradients=gradients)
         print(f"generation {generation + 1}: |mu / s_0| {np.linalg.norm(mu / scale):.2f}", flush=True)
-    t = np.sqrt(len(gradients)) * gradients.mean(0) / gradients.std(0)
-    for i in np.argsort(-np.abs(t))[:16]:
-        print(f"{moves[i].part}{list(moves[i].place)}: t {t[i]:+.1f}, moved {mu[i]:+.4f}")
-    print(json.dumps({"generations": len(gradients), "mean_square_of_t": float(np.mean(t * t))}))  # 1 is noise
+    report(moves, mu, gradients)
 
 
 if __name__ == "__main__":

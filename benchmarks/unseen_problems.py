@@ -1,4 +1,4 @@
-"""Eighteen more small problems, on which nothing of a release was chosen: whether it holds elsewhere.
+"""Eighteen more small problems, from which no unit of a release was found: whether it holds elsewhere.
 
     python benchmarks/small_problems.py --unseen
 

@@ -114,6 +114,16 @@ def utilities(scores: np.ndarray) -> np.ndarray:
     return u / u.sum() - 1 / len(scores)
 
 
+def report(moves: list[Coordinate], mu: np.ndarray, gradients: np.ndarray) -> None:
+    """Print what moved most surely, and the t-statistics of all, from the gradients of at least two generations."""
+    if len(gradients) < 2:
+        return
+    t = np.sqrt(len(gradients)) * gradients.mean(0) / gradients.std(0)
+    for i in np.argsort(-np.abs(t))[:12]:
+        print(f"{moves[i].part}{list(moves[i].place)}: t {t[i]:+.1f}, moved {mu[i]:+.4f}")
+    print(json.dumps({"generations": len(gradients), "mean_square_of_t": float(np.mean(t * t))}))  # 1 is noise
+
+
 def main() -> None:
     """Search, and say what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -165,12 +175,7 @@ def main() -> None:
         print(
             f"generation {generation + 1}: {num_steps} steps, |mu / s_0| {np.linalg.norm(mu / scale):.2f}", flush=True
         )
-    if len(gradients) < 2:
-        return
-    t = np.sqrt(len(gradients)) * gradients.mean(0) / gradients.std(0)
-    for i in np.argsort(-np.abs(t))[:12]:
-        print(f"{moves[i].part}{list(moves[i].place)}: t {t[i]:+.1f}, moved {mu[i]:+.4f}")
-    print(json.dumps({"generations": len(gradients), "mean_square_of_t": float(np.mean(t * t))}))  # 1 is noise
+    report(moves, mu, gradients)
 
 
 if __name__ == "__main__":

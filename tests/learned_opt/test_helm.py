@@ -230,7 +230,7 @@ def test_what_the_loss_does_not_depend_on_stays():
 
 
 def test_steps_shrink_where_gradients_contradict_each_other_unless_the_loss_falls():
-    """Gradients that alternate, under a loss that stays and one that falls by a tenth an update."""
+    """Gradients that alternate, under a loss that stays and one that falls by a twentieth an update."""
     opt = RULE.transform(RULE.expert(jax.random.key(3)), num_steps=1000)
     p = {"w": jnp.ones((8, 8))}
     sizes = {}
