@@ -1,15 +1,17 @@
 """Constants of helm compared on whole training runs, all settings of a task in one program.
 
     python benchmarks/helm_settings.py --out FILE.jsonl [--set agreement] [--suite validation] [--steps 200 1000]
+    python benchmarks/helm_settings.py --out FILE.jsonl [--set longer] --small "perceptron, raw features" orbit
 
 A setting changes a few weights of `Helm.expert`; every setting trains from the same initialisations on the same
 batches. One JSON line a task, horizon and setting, with the final training and validation losses of all seeds; what
 is in the file is not run again. The last line has for every setting and horizon, against the first setting, the
 interquartile mean over tasks of the logarithm of the ratio of mean losses, and the tasks that are better and worse by
-more than 0.2 %. Losses below `FLOOR` count as that.
+more than 0.2 %. Losses below `FLOOR` count as that. `--small` takes problems of `small_problems` and `unseen_problems`
+in place of the suite, and reports what they report.
 
 The results in helm_settings.jsonl were made while a bound on steps was in force that the rule no longer has, and those
-of the set "decay" with another cosine; docs/meta_training.md says what both were.
+of the set "decay" with another cosine; docs/meta_training.md says what both were. Helm then had no input G.
 """
 
 import argparse
@@ -22,36 +24,46 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import small_problems
+import unseen_problems
 from scipy import stats
 from whole_run_search import trained
 
 from learned_opt import Helm
-from learned_opt.helm_inputs import AGREEMENTS, SLOPES
-from learned_opt.helm_weights import HEARD, Theta, Unit, hearing
+from learned_opt.helm_inputs import AGREEMENTS, GROWTH, SLOPES
+from learned_opt.helm_weights import DECAY, HEARD, SIZE, Theta, Unit, hearing
 from tasks import suites
 
 FLOOR = 1e-3
-DECAY = 7
-"""Place of the decay among the outputs of `mix`."""
 SILENT = Unit({0: 0.0}, 1.0, 0.0)
+ALONG = Unit({AGREEMENTS[1]: 1.0}, 0.2, 2.0)
+"""Steps grow where 50 updates agree."""
 
 
 def agreement(faster: float, above: float, slower: float = 0.0, below: float = 0.25) -> Callable[[Theta], Theta]:
     """Steps grow with the agreement of gradients over 50 updates, and shrink where 10 updates disagree."""
-    units = (Unit({AGREEMENTS[1]: 1.0}, above, faster), Unit({AGREEMENTS[0]: -1.0}, below, -slower), SILENT, SILENT)
-    return lambda theta: hearing(theta, units)
+    units = (ALONG._replace(threshold=above, weight=faster), Unit({AGREEMENTS[0]: -1.0}, below, -slower))
+    return lambda theta: hearing(theta, (*units, SILENT, SILENT, SILENT))
 
 
 def falling(slower: float, late: float) -> Callable[[Theta], Theta]:
     """Steps also shrink where 50 updates disagree and the loss does not fall, and where it has fallen far."""
-    against = Unit({AGREEMENTS[1]: -1.0} | dict.fromkeys(SLOPES[1:6], 0.5), 0.1, -slower)
-    units = (HEARD[0], HEARD[1], against, Unit(dict.fromkeys(SLOPES[3:], -1.0), 1.0, -late))
-    return lambda theta: hearing(theta, units)
+    return longer(0.0, 0.5, 0.0, slower, late)
+
+
+def longer(
+    relief: float, slope: float, held: float, slower: float = 4.0, late: float = 0.5
+) -> Callable[[Theta], Theta]:
+    """They shrink less where longer weights would gain and where the loss falls; what is learned by heart decays."""
+    quick = Unit({AGREEMENTS[0]: -1.0, GROWTH: -relief}, 0.25, -4.0)
+    slow = Unit({AGREEMENTS[1]: -1.0, GROWTH: -relief} | dict.fromkeys(SLOPES[1:6], slope), 0.1, -slower)
+    heart = Unit({GROWTH: 1.0}, 0.5, held, DECAY)
+    return lambda theta: hearing(theta, (ALONG, quick, slow, HEARD[3]._replace(weight=-late), heart))
 
 
 def decay(steps: float) -> Callable[[Theta], Theta]:
     """Decay, in steps."""
-    return lambda theta: theta._replace(mix=theta.mix._replace(b=theta.mix.b.at[DECAY].set(steps)))
+    return lambda theta: theta._replace(mix=theta.mix._replace(b=theta.mix.b.at[DECAY - SIZE - 1].set(steps)))
 
 
 def both(one: Callable[[Theta], Theta], other: Callable[[Theta], Theta]) -> Callable[[Theta], Theta]:
@@ -80,6 +92,13 @@ SETS: dict[str, dict[str, Callable[[Theta], Theta]]] = {
         "slower 4 below -0.1 of 50 updates where the loss does not fall": falling(4.0, 0.0),
         "and half of a fall beyond 1": falling(4.0, 0.5),
     },
+    "longer": {
+        "as before": longer(0.0, 0.5, 0.0),
+        "relieved by 3 G and a tenth of the fall": longer(3.0, 0.05, 0.0),
+        "and decay of 0.3 above G of 0.5": longer(3.0, 0.05, 0.3),
+        "and decay of 0.5 above G of 0.5": longer(3.0, 0.05, 0.5),
+        "relieved by 3 G and a fifth of the fall, and decay of 0.5": longer(3.0, 0.1, 0.5),
+    },
 }
 """What was compared, in sets; the first of a set is what the others are held against."""
 
@@ -93,8 +112,10 @@ def summary(lines: list[dict[str, Any]], settings: list[str]) -> dict[str, Any]:
     for steps in sorted({x["steps"] for x in lines}):
         for setting in settings[1:]:
             for kind in ("train", "valid"):
-                pairs = [(of.get((t, steps, setting)), of.get((t, steps, settings[0]))) for t in tasks]
-                ratios = np.array([math.log(level(a[kind]) / level(b[kind])) for a, b in pairs if a and b])
+                pairs = [(of.get((t, steps, setting), {}), of.get((t, steps, settings[0]), {})) for t in tasks]
+                ratios = np.array(
+                    [math.log(level(a[kind]) / level(b[kind])) for a, b in pairs if kind in a and kind in b]
+                )
                 if ratios.size:
                     found[f"{setting}, {steps} steps, {kind}"] = {
                         "iqm": round(float(stats.trim_mean(ratios, 0.25)), 4),
@@ -106,12 +127,22 @@ def summary(lines: list[dict[str, Any]], settings: list[str]) -> dict[str, Any]:
     return found
 
 
+def small_run(problem: small_problems.Problem, thetas: Theta, seeds: int) -> dict[str, np.ndarray]:
+    """What is reported of each setting and seed."""
+    of = lambda theta, seed: small_problems.trained(
+        problem, lambda: Helm().transform(theta, num_steps=problem.steps), seed
+    )
+    run = jax.jit(jax.vmap(jax.vmap(of, (None, 0)), (0, None)))
+    return {"train": np.asarray(run(thetas, jnp.arange(seeds)))}
+
+
 def main() -> None:
     """Run, and print the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--set", choices=tuple(SETS), default="agreement")
     parser.add_argument("--suite", default="validation")
+    parser.add_argument("--small", nargs="+", help="names of small problems")
     parser.add_argument("--steps", type=int, nargs="+", default=[1000])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--part", type=int, nargs=2, default=(0, 1), help="I N: tasks I, I + N, I + 2 N, …")
@@ -123,22 +154,28 @@ def main() -> None:
     keys = jax.random.split(jax.random.key(31), args.seeds)
     over_seeds = jax.vmap(trained, (None, None, 0, None))
     run = jax.jit(jax.vmap(over_seeds, (None, 0, None, None)))
-    for task in suites.suite(args.suite)[args.part[0] :: args.part[1]]:
-        for steps in args.steps:
-            missing = [name for name in settings if (task.name, steps, name) not in done]
-            if not missing:
-                continue
-            thetas = jax.tree.map(lambda *xs: jnp.stack(xs), *(settings[name](start) for name in missing))
-            train, valid = map(np.asarray, run(task, thetas, keys, steps))
-            with args.out.open("a") as file:
-                for i, name in enumerate(missing):
-                    losses = {"train": train[i].tolist(), "valid": valid[i].tolist()}
-                    lines.append({"task": task.name, "steps": steps, "setting": name, **losses})
-                    print(json.dumps(lines[-1]), file=file)
-            print(task.name, steps, *np.round(train.mean(1), 5).tolist(), flush=True)
+    of_suite = lambda task, thetas, steps: dict(zip(("train", "valid"), run(task, thetas, keys, steps), strict=True))
+    if args.small:
+        of = small_problems.problems() | unseen_problems.problems()
+        wanted = [(x, of[x].steps, lambda thetas, p=of[x]: small_run(p, thetas, args.seeds)) for x in args.small]
+    else:
+        tasks = suites.suite(args.suite)[args.part[0] :: args.part[1]]
+        wanted = [(t.name, n, lambda x, t=t, n=n: of_suite(t, x, n)) for t in tasks for n in args.steps]
+    for name, steps, runs in wanted:
+        missing = [x for x in settings if (name, steps, x) not in done]
+        if not missing:
+            continue
+        thetas = jax.tree.map(lambda *xs: jnp.stack(xs), *(settings[x](start) for x in missing))
+        losses = {kind: np.asarray(found) for kind, found in runs(thetas).items()}
+        with args.out.open("a") as file:
+            for i, setting in enumerate(missing):
+                each = {kind: found[i].tolist() for kind, found in losses.items()}
+                lines.append({"task": name, "steps": steps, "setting": setting, **each})
+                print(json.dumps(lines[-1]), file=file)
+        print(name, steps, *np.round(losses["train"].mean(1), 5).tolist(), flush=True)
     for name, figures in (found := summary(lines, [*settings])).items():
         print(f"{name:55s} {figures}")
-    print(json.dumps({"suite": args.suite, "seeds": args.seeds, **found}))
+    print(json.dumps({"suite": "small" if args.small else args.suite, "seeds": args.seeds, **found}))
 
 
 if __name__ == "__main__":

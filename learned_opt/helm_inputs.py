@@ -5,6 +5,9 @@ q   = 1 / sqrt(R + 1e-10 mean(R))
 S_k = mean((M_k q)^2)          the share of the gradient that is signal, at three time scales
 A   = cos(g sqrt(q), m_0 sqrt(q))          of the old m_0: is this gradient along the last steps of Adam's kind, m_0 q?
                                Steep entries count most: flat ones that agree do not hide that those overshoot.
+G   = average over 50 updates of clip(-g . p / (4 |l|), -1, 1)         what the loss l would gain from a longer tensor
+                               -g . p / l = -d log l / d log |p|. Where all is learned by heart it is the margin of the
+                               classes in nats; steps that were too long leave it negative, since weights are too large
 """
 
 import math
@@ -25,15 +28,19 @@ PyTree = Any
 DECAYS = Decays(m=(0.9, 0.99, 0.999), r=(0.99,))
 AGREEMENT = np.array((0.9, 0.98), np.float32)
 """Decays of the averages of A."""
-INPUTS = 21 + loss_slopes.WIDTH
+INPUTS = 22 + loss_slopes.WIDTH
 AGREEMENTS = (1, 2)
 """Places among the inputs of these averages."""
 RANK = {1: 10, 2: 11, 3: 12}
 """Places among the inputs that tell vectors and scalars, matrices, and tensors of more axes apart."""
 LOG_STEPS = 20
 """Place of ln(num_steps) / 5 - 1."""
-SLOPES = tuple(range(21, INPUTS))
+SLOPES = tuple(range(21, 21 + loss_slopes.WIDTH))
 """Places of f_0 … f_8, how the logarithm of the loss falls over ten time scales."""
+GROWTH = 21 + loss_slopes.WIDTH
+"""Place of G where it is positive, else zero."""
+STEEP = 4.0
+"""Elasticity of the loss that counts as 1 in G, and the most that one step says."""
 FLOOR = 1e-10
 """Share of mean(R) that is added to R."""
 TINY = 1e-24
@@ -53,6 +60,8 @@ class Memory(NamedTuple):
     """Averages of A over about 10 and 50 updates, not corrected, shape [tensors, 2]."""
     progress: Array
     """Average over 10 updates of g . step / |loss|, shape [tensors]."""
+    growth: Array
+    """G, shape [tensors]."""
 
 
 class Seen(NamedTuple):
@@ -68,6 +77,8 @@ class Seen(NamedTuple):
     """A."""
     signal: Array
     """S_k, shape [..., 3]."""
+    radial: Array
+    """g . p."""
 
 
 def observe(updates: PyTree, params: PyTree, accumulators: Accumulators, t: Array) -> Seen:
@@ -92,7 +103,7 @@ def _observe(static: None, t: Array, own: None, g: Array, p: Array, acc: Accumul
     p = jnp.asarray(p, jnp.float32)
     if not p.size:
         zero = jnp.zeros((), jnp.float32)
-        return Seen(zero, zero, zero, zero, jnp.zeros((3,), jnp.float32))
+        return Seen(zero, zero, zero, zero, jnp.zeros((3,), jnp.float32), zero)
     g = base.finite(jnp.asarray(g, jnp.float32))
     old = acc.m[0].astype(jnp.float32)
     momenta, r = corrected(t, DECAYS.update(fresh(acc)._replace(t=()), g))
@@ -102,7 +113,24 @@ def _observe(static: None, t: Array, own: None, g: Array, p: Array, acc: Accumul
     unit = jax.lax.rsqrt(jnp.mean(r) + TINY)
     within = lambda a, b: unit * jnp.mean((a * q) * b)  # in this order XLA stores an array less
     agreement = within(g, old) * jax.lax.rsqrt(within(g, g) * within(old, old) + SMALL)
-    return Seen(mean(p), jnp.mean(r), mean(g), agreement, signal)
+    return Seen(mean(p), jnp.mean(r), mean(g), agreement, signal, jnp.sum(g * p))
+
+
+def growth(
+    before: Float[Array, " tensors"], seen: Seen, loss: Float[Array, ""], signed: Array
+) -> Float[Array, " tensors"]:
+    """G after this step; a loss that is zero, not finite or no distance from zero says nothing.
+
+    Args:
+      before: G before.
+      seen: of this step.
+      loss: of this step.
+      signed: whether the loss is no distance from zero.
+    """
+    size = jnp.maximum(jnp.abs(loss), loss_slopes.LEAST)
+    told = jnp.isfinite(loss) & (jnp.abs(loss) >= loss_slopes.LEAST) & ~signed
+    now = jnp.clip(-seen.radial / (STEEP * size), -1.0, 1.0)
+    return jnp.where(told, AGREEMENT[1] * before + (1.0 - AGREEMENT[1]) * now, before)
 
 
 def corrected(t: Array, acc: Accumulators) -> tuple[list[Array], Array]:
@@ -125,12 +153,12 @@ def inputs(
     leaves: list[Any],
     t: Array,
     num_steps: Any,
-) -> Float[Array, "tensors 30"]:
+) -> Float[Array, "tensors 31"]:
     """F: what the network sees of every tensor, each of order one; nothing in it has a unit.
 
     Args:
       seen: of this step.
-      memory: of the steps before; its agreement already with this one.
+      memory: of the steps before; its agreement and growth already with this one.
       zero: v, what a tensor at zero counts as.
       losses: averages with this step's loss.
       signed: whether the loss is no distance from zero; its slopes then count as zero.
@@ -157,5 +185,6 @@ def inputs(
         tile(math.log(len(leaves)) / 3.0 - 1.0),
         tile(x), tile(x * x), tile(jnp.log(t) / 5.0 - 1.0), tile(jnp.exp(-t / 10.0)), tile(jnp.log(steps) / 5.0 - 1.0),
         *map(tile, jnp.where(signed, 0.0, loss_slopes.features(losses, loss_slopes.half_lives(num_steps)))),
+        jnp.maximum(memory.growth, 0.0),
     )  # fmt: skip
     return jnp.stack(columns, axis=1)

@@ -1,6 +1,18 @@
 """Weights of Helm: what they are, and where they begin, before meta-training or with constants chosen by hand.
 
-See `learned_opt.rules.helm` for what each does.
+See `learned_opt.rules.helm` for what each does. The expert tells vectors (0.6) and kernels of convolutions (0.5) apart,
+goes along the orthogonalised 0.1 B_0 + B_1, a Muon whose steps are normalised for each tensor, with 0.05 p / rms(p) of
+decay, and has five hidden units that hear whether gradients agree, what longer tensors would gain, and how log |l|
+falls (f_0 … f_8 of `learned_opt.loss_slopes`). They add to o_1, the logarithm of the size of step,
+
+    2 (a_50 - 0.2)+  -  4 (-a_10 - 3 G+ - 0.25)+  -  4 (-a_50 - 3 G+ + (f_1 + … + f_5) / 20 - 0.1)+
+        -  (-f_3 - … - f_8 - 1)+ / 2
+
+and to the decay (G+ - 0.5)+ / 2. A gradient along the last steps says that longer ones would have gained more; one
+against them that they were too long (Baydin et al. 2018, arXiv:1703.04782), or that they cross a valley whose floor
+leads down. In the first case weights have become too large, in the second G is positive. Where the loss has fallen to a
+small share of what it was, what is left asks for small steps. Where it would gain most from longer weights, it is
+learned by heart, and more decay holds them.
 """
 
 import math
@@ -10,12 +22,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from learned_opt.helm_inputs import AGREEMENTS, INPUTS, LOG_STEPS, RANK, SLOPES
+from learned_opt.helm_inputs import AGREEMENTS, GROWTH, INPUTS, LOG_STEPS, RANK, SLOPES
 from learned_opt.network import Layer
 from learned_opt.recurrent import initial_linear
 
 DIRECTIONS = 6
 OUTPUTS = 2 + DIRECTIONS + 2
+SIZE = 1
+"""Place among the outputs of the logarithm of the size of step."""
+DECAY = 9
+"""Of the decay."""
 EXPONENT = -0.5
 """Of num_steps, in the size of a step before meta-training."""
 EXPERT_RATE = 0.02
@@ -23,19 +39,21 @@ EXPERT_RATE = 0.02
 
 
 class Unit(NamedTuple):
-    """A hidden unit: weight (sum of factors times inputs - threshold)+ is added to o_1."""
+    """A hidden unit: weight (sum of factors times inputs - threshold)+ is added to an output."""
 
     factors: dict[int, float]
     """Place of an input -> its factor; the others have 0."""
     threshold: float
     weight: float
+    output: int = SIZE
 
 
 HEARD = (
     Unit({AGREEMENTS[1]: 1.0}, 0.2, 2.0),
-    Unit({AGREEMENTS[0]: -1.0}, 0.25, -4.0),
-    Unit({AGREEMENTS[1]: -1.0} | dict.fromkeys(SLOPES[1:6], 0.5), 0.1, -4.0),
+    Unit({AGREEMENTS[0]: -1.0, GROWTH: -3.0}, 0.25, -4.0),
+    Unit({AGREEMENTS[1]: -1.0, GROWTH: -3.0} | dict.fromkeys(SLOPES[1:6], 0.05), 0.1, -4.0),
     Unit(dict.fromkeys(SLOPES[3:], -1.0), 1.0, -0.5),
+    Unit({GROWTH: 1.0}, 0.5, 0.5, DECAY),
 )
 """The hidden units of the expert."""
 
@@ -102,5 +120,5 @@ def hearing(theta: Theta, units: tuple[Unit, ...]) -> Theta:
     for i, unit in enumerate(units):
         places = jnp.array(list(unit.factors), jnp.int32)
         w = own.w.at[places, i].set(jnp.array(list(unit.factors.values()), jnp.float32))
-        own, out = Layer(w, own.b.at[i].set(-unit.threshold)), out.at[i, 1].set(unit.weight)
+        own, out = Layer(w, own.b.at[i].set(-unit.threshold)), out.at[i, unit.output].set(unit.weight)
     return theta._replace(own=own, mean=theta.mean.at[:, :n].set(0.0), out=out)

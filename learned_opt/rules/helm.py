@@ -15,7 +15,8 @@ Each update, for x = t / num_steps, the training loss l, and every tensor with n
           of models whose matrices all start at zero, or that have none: z = 0; U is that of the other tensors at
           the start and at least 1, as initialisers have it; u is the largest so far and at least 2 % of U / sqrt(f).
           So is u once l was negative, or zero at t = 0, and some g not zero: l is then no distance
-    F   = the 30 inputs of `learned_opt.helm_inputs`
+    G   = average over 50 updates of clip(-g . p / (4 |l|), -1, 1)         what l would gain from a longer tensor
+    F   = the 31 inputs of `learned_opt.helm_inputs`
     o   = F W_0 + relu(F W_1 + mean over tensors(F W_2) + b_1) W_3 + b_3
     c   <- c + clip(o_0, -1, 1) / ((t + 10) ln 10 / 10)                   a drift in nats per decade of time
     eta = exp(c + o_1) ((1 - x)+^exp(s_0) + exp(s_1)) min(1, (t + 1) / (1 + num_steps exp(s_2)))
@@ -25,18 +26,10 @@ Each update, for x = t / num_steps, the training loss l, and every tensor with n
     p   <- p - eta sqrt(mean p^2 + v^2) (d / rms(d) + o_9 p / rms(p))                where R is not zero
 
 Before meta-training o is constant but for the horizon: relative steps of `rate` sqrt(1000 / num_steps) along Adam's
-B_1, with a linear schedule. `expert` has constants chosen by hand, those that did best on the suite `validation`: it
-tells vectors (0.6) and kernels of convolutions (0.5) apart, goes along the orthogonalised 0.1 B_0 + B_1, a Muon whose
-steps are normalised for each tensor, with 0.05 p / rms(p) of decay, and sets its size by four hidden units that hear
-whether gradients agree and how the logarithm of the loss falls (f_0 … f_8 of `learned_opt.loss_slopes`): it adds to o_1
+B_1, with a linear schedule. `expert` has constants chosen by hand, those that did best on the suite `validation`, and
+says in `learned_opt.helm_weights` what it hears. The orthogonalisation is that of Celo2 (`celo2.py`).
 
-    2 (a_50 - 0.2)+ - 4 (-a_10 - 0.25)+ - 4 (-a_50 + (f_1 + … + f_5) / 2 - 0.1)+ - (-f_3 - … - f_8 - 1)+ / 2
-
-A gradient along the last steps says that longer ones would have gained more, one against them that they were too long
-(Baydin et al. 2018, arXiv:1703.04782), which matters less while the loss falls all the same; and where it has fallen to
-a small share of what it was, what is left asks for small steps. The orthogonalisation is that of Celo2 (`celo2.py`).
-
-Reads the training loss and `num_steps`. Weights: 1,451. State: 4 floats per parameter, 5 per tensor. Fails: where
+Reads the training loss and `num_steps`. Weights: 1,493. State: 4 floats per parameter, 6 per tensor. Fails: where
 tensors that start at zero need steps of an unusual size (v is a guess), where a loss depends very unevenly on the
 entries of one tensor, and where `num_steps` is far too small, since steps end with it.
 """
@@ -63,6 +56,7 @@ from learned_opt.helm_inputs import (
     Memory,
     Seen,
     corrected,
+    growth,
     inputs,
     inverse_rms,
     observe,
@@ -97,6 +91,8 @@ class State(NamedTuple):
     signed: Array
     """Whether the loss was ever negative, or zero at the first step, where there was a gradient."""
     losses: LogAverages
+    growth: Array
+    """G, shape [tensors]."""
 
 
 class Own(NamedTuple):
@@ -172,7 +168,7 @@ class Helm:
             zeros = lambda *shape: jnp.zeros(shape, jnp.float32)
             start = (zeros(n), zeros(n, AGREEMENT.size), progress, unit)
             sizes = (origin(params), jnp.zeros((), bool))
-            return State(jnp.zeros((), jnp.int32), acc, *start, *sizes, loss_slopes.init())
+            return State(jnp.zeros((), jnp.int32), acc, *start, *sizes, loss_slopes.init(), zeros(n))
 
         def update(
             updates: PyTree, state: Any, params: PyTree = None, *, value: Any = None, **extra: Any
@@ -205,8 +201,9 @@ def steer(theta: Theta, state: State, seen: Seen, params: PyTree, loss: Array, n
     floor = at_zero(theta.zero, seen.p, unit, state.origin, signed, leaves)
     decay = jnp.asarray(AGREEMENT)[None]
     agreement = decay * state.agreement + (1.0 - decay) * seen.agreement[:, None]
-    state = state._replace(unit=unit, signed=signed, agreement=agreement)
-    memory = Memory(state.drift, agreement, jnp.stack(jax.tree.leaves(state.progress)))
+    longer = growth(state.growth, seen, loss, signed)
+    state = state._replace(unit=unit, signed=signed, agreement=agreement, growth=longer)
+    memory = Memory(state.drift, agreement, jnp.stack(jax.tree.leaves(state.progress)), longer)
     f = inputs(seen, memory, floor, state.losses, signed, leaves, state.t, num_steps)
     mean = jnp.mean(jnp.matmul(f, theta.mean, precision=EXACT), axis=0, keepdims=True)
     hidden = jax.nn.relu(linear(theta.own, f) + mean)

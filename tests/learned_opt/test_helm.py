@@ -229,22 +229,67 @@ def test_what_the_loss_does_not_depend_on_stays():
     np.testing.assert_array_equal(found["gain"], start["gain"])
 
 
-def test_steps_shrink_where_gradients_contradict_each_other_unless_the_loss_falls():
-    """Gradients that alternate, under a loss that stays and one that falls by a twentieth an update."""
-    opt = RULE.transform(RULE.expert(jax.random.key(3)), num_steps=1000)
-    p = {"w": jnp.ones((8, 8))}
-    sizes = {}
-    for fall in (1.0, 0.95):
-        state = opt.init(p)
-        update = jax.jit(opt.update)
-        for t in range(100):
-            g = {"w": jnp.full((8, 8), (-1.0) ** t)}
-            step, state = update(g, state, p, value=jnp.float32(fall**t))
-        sizes[fall] = float(jnp.sqrt(jnp.mean(step["w"] ** 2)))
-    # Agreement is -1 in both. a_10: 4 (1 - 0.25) = 3 nats; a_50, corrected for its age, 4 (1 - 0.1) = 3.6.
+def last_step(theta, gradients, params, values):
+    """The last of the steps with these gradients and losses, at parameters that stay."""
+    opt = RULE.transform(theta, num_steps=1000)
+    one = lambda state, seen: opt.update({"w": seen[0]}, state, params, value=seen[1])[::-1]
+    return jax.jit(lambda: jax.lax.scan(one, opt.init(params), (gradients, jnp.asarray(values)))[1]["w"][-1])()
+
+
+def without_decay(theta):
+    return theta._replace(mix=theta.mix._replace(b=theta.mix.b.at[7].set(0.0)), out=theta.out.at[4].set(0.0))
+
+
+ALTERNATE = np.where(np.indices((100, 8, 8)).sum(0) % 2, 1.0, -1.0).astype(np.float32)
+"""A chessboard whose colours change at every step, orthogonal to ones."""
+
+
+def test_steps_shrink_where_gradients_contradict_each_other_unless_longer_weights_would_gain():
+    """Agreement is -1, corrected for its age, and G is 1 - 0.98^100 of the share that each step says."""
+    theta, params, loss = without_decay(RULE.expert(jax.random.key(3))), {"w": jnp.ones((8, 8))}, 0.0016
     plain = 0.02 * (1.0 - 99 / 1000 + 0.001)
-    assert sizes[1.0] < 1.5 * plain * np.exp(-6.6)
-    assert sizes[0.95] > 2.0 * sizes[1.0]
+    for share in (-0.5, 0.0, 0.1, 0.2, 1.0):
+        step = last_step(theta, jnp.asarray(ALTERNATE - share * 4 * loss / 64), params, np.full(100, loss, np.float32))
+        heard = 3.0 * max(share, 0.0) * (1.0 - 0.98**100)
+        shorter = 4.0 * max(0.75 - heard, 0.0) + 4.0 * max(0.9 - heard, 0.0)
+        assert np.sqrt(np.mean(step**2)) == pytest.approx(plain * np.exp(-shorter), rel=0.02), share
+
+
+def test_a_falling_loss_relieves_a_little():
+    """Of two losses the falling one, by half of a percent a step, with (f_1 + … + f_5) / 20."""
+    theta, params, t = RULE.expert(jax.random.key(3)), {"w": jnp.ones((8, 8))}, np.arange(100, dtype=np.float32)
+    sizes = [jnp.sqrt(jnp.mean(last_step(theta, ALTERNATE, params, np.exp(-rate * t)) ** 2)) for rate in (0.0, 0.005)]
+    ages = [np.average(t, weights=np.exp(-t / h)) for h in np.geomspace(10, 1000, 10)[[1, 6]]]
+    assert sizes[1] / sizes[0] == pytest.approx(np.exp(4.0 * 0.005 * (ages[1] - ages[0]) / 20), rel=1e-3)
+
+
+def test_what_is_learned_by_heart_decays():
+    """G is 1 - 0.98^t of what one step says, at most 1; above 0.5 half of the rest is decay beside the other 0.05."""
+    theta, n = RULE.expert(jax.random.key(3)), 200
+    params = {"w": 0.1 + jax.random.normal(jax.random.key(0), (8, 8))}
+    inward = (params["w"] / jnp.sum(params["w"] ** 2))[None]
+    noise = jax.random.normal(jax.random.key(1), (n, 8, 8))
+    noise = noise - jnp.sum(noise * params["w"][None], (1, 2), keepdims=True) * inward
+    for gain in (-8.0, 1.0, 3.0, 40.0):
+        bare, step = (
+            last_step(x, noise - gain * inward, params, np.ones(n, np.float32)) for x in (without_decay(theta), theta)
+        )
+        decay = (bare - step) / (jnp.sqrt(jnp.mean(bare**2)) * params["w"])
+        G = np.clip(gain / 4.0, -1.0, 1.0) * (1.0 - 0.98**n)
+        expected = (0.05 + 0.5 * max(G - 0.5, 0.0)) / np.sqrt(np.mean(params["w"] ** 2))
+        np.testing.assert_allclose(decay, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("silent", [0.0, jnp.inf, jnp.nan])
+def test_a_loss_that_says_nothing_leaves_what_was_heard(silent):
+    """Where every example of a batch is learned to rounding, and where a loss overflows."""
+    opt = RULE.transform(RULE.expert(jax.random.key(3)), num_steps=1000)
+    params = {"w": jnp.ones((4, 4))}
+    state = opt.init(params)
+    _, state = opt.update({"w": -jnp.ones((4, 4))}, state, params, value=1.0)
+    _, after = opt.update({"w": -jnp.ones((4, 4))}, state, params, value=silent)
+    assert state.growth == pytest.approx(0.02)
+    np.testing.assert_array_equal(after.growth, state.growth)
 
 
 def test_steps_shrink_where_the_loss_has_fallen_far():
