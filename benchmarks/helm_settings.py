@@ -11,7 +11,8 @@ more than 0.2 %. Losses below `FLOOR` count as that. `--small` takes problems of
 in place of the suite, and reports what they report.
 
 The results in helm_settings.jsonl were made while a bound on steps was in force that the rule no longer has, and those
-of the set "decay" with another cosine; docs/meta_training.md says what both were. Helm then had no input G.
+of the set "decay" with another cosine; docs/meta_training.md says what both were. Helm then had no input G, and
+until the set "eigenbasis" no eigenbasis.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from whole_run_search import trained
 
 from learned_opt import Helm
 from learned_opt.helm_inputs import AGREEMENTS, GROWTH, SLOPES
-from learned_opt.helm_weights import DECAY, HEARD, SIZE, Theta, Unit, hearing
+from learned_opt.helm_weights import DECAY, HEARD, SHARE, SIZE, Theta, Unit, hearing
 from tasks import suites
 
 FLOOR = 1e-3
@@ -43,7 +44,7 @@ ALONG = Unit({AGREEMENTS[1]: 1.0}, 0.2, 2.0)
 def agreement(faster: float, above: float, slower: float = 0.0, below: float = 0.25) -> Callable[[Theta], Theta]:
     """Steps grow with the agreement of gradients over 50 updates, and shrink where 10 updates disagree."""
     units = (ALONG._replace(threshold=above, weight=faster), Unit({AGREEMENTS[0]: -1.0}, below, -slower))
-    return lambda theta: hearing(theta, (*units, SILENT, SILENT, SILENT))
+    return lambda theta: hearing(theta, (*units, SILENT, SILENT, SILENT, SILENT))
 
 
 def falling(slower: float, late: float) -> Callable[[Theta], Theta]:
@@ -58,7 +59,15 @@ def longer(
     quick = Unit({AGREEMENTS[0]: -1.0, GROWTH: -relief}, 0.25, -4.0)
     slow = Unit({AGREEMENTS[1]: -1.0, GROWTH: -relief} | dict.fromkeys(SLOPES[1:6], slope), 0.1, -slower)
     heart = Unit({GROWTH: 1.0}, 0.5, held, DECAY)
-    return lambda theta: hearing(theta, (ALONG, quick, slow, HEARD[3]._replace(weight=-late), heart))
+    return lambda theta: hearing(theta, (ALONG, quick, slow, HEARD[3]._replace(weight=-late), heart, SILENT))
+
+
+def curved(always: float, weight: float) -> Callable[[Theta], Theta]:
+    """The share of the eigenbasis: always, and where 50 updates disagree."""
+    units = (*HEARD[:-1], HEARD[-1]._replace(weight=weight))
+    return lambda theta: hearing(
+        theta._replace(mix=theta.mix._replace(b=theta.mix.b.at[SHARE - SIZE - 1].set(always))), units
+    )
 
 
 def decay(steps: float) -> Callable[[Theta], Theta]:
@@ -98,6 +107,11 @@ SETS: dict[str, dict[str, Callable[[Theta], Theta]]] = {
         "and decay of 0.3 above G of 0.5": longer(3.0, 0.05, 0.3),
         "and decay of 0.5 above G of 0.5": longer(3.0, 0.05, 0.5),
         "relieved by 3 G and a fifth of the fall, and decay of 0.5": longer(3.0, 0.1, 0.5),
+    },
+    "eigenbasis": {
+        "as before": curved(0.0, 0.0),
+        "always in the eigenbasis": curved(1.0, 0.0),
+        "where 50 updates disagree by 0.1": curved(0.0, 5.0),
     },
 }
 """What was compared, in sets; the first of a set is what the others are held against."""

@@ -2,17 +2,18 @@
 
 See `learned_opt.rules.helm` for what each does. The expert tells vectors (0.6) and kernels of convolutions (0.5) apart,
 goes along the orthogonalised 0.1 B_0 + B_1, a Muon whose steps are normalised for each tensor, with 0.05 p / rms(p) of
-decay, and has five hidden units that hear whether gradients agree, what longer tensors would gain, and how log |l|
+decay, and has six hidden units that hear whether gradients agree, what longer tensors would gain, and how log |l|
 falls (f_0 … f_8 of `learned_opt.loss_slopes`). They add to o_1, the logarithm of the size of step,
 
     2 (a_50 - 0.2)+  -  4 (-a_10 - 3 G+ - 0.25)+  -  4 (-a_50 - 3 G+ + (f_1 + … + f_5) / 20 - 0.1)+
         -  (-f_3 - … - f_8 - 1)+ / 2
 
-and to the decay (G+ - 0.5)+ / 2. A gradient along the last steps says that longer ones would have gained more; one
-against them that they were too long (Baydin et al. 2018, arXiv:1703.04782), or that they cross a valley whose floor
-leads down. In the first case weights have become too large, in the second G is positive. Where the loss has fallen to a
-small share of what it was, what is left asks for small steps. Where it would gain most from longer weights, it is
-learned by heart, and more decay holds them.
+to the decay (G+ - 0.5)+ / 2, and to the share of the eigenbasis 5 (-a_50 - 0.1)+. A gradient along the last steps says
+that longer ones would have gained more; one against them that they were too long (Baydin et al. 2018,
+arXiv:1703.04782), or that they cross a valley whose floor leads down. In the first case weights have become too large,
+in the second G is positive. Where the loss has fallen to a small share of what it was, what is left asks for small
+steps. Where it would gain most from longer weights, it is learned by heart, and more decay holds them. Where gradients
+go on contradicting the steps, entries taken one by one do not tell walls from floors; the eigenbasis does.
 """
 
 import math
@@ -27,11 +28,13 @@ from learned_opt.network import Layer
 from learned_opt.recurrent import initial_linear
 
 DIRECTIONS = 6
-OUTPUTS = 2 + DIRECTIONS + 2
+OUTPUTS = 2 + DIRECTIONS + 3
 SIZE = 1
 """Place among the outputs of the logarithm of the size of step."""
 DECAY = 9
 """Of the decay."""
+SHARE = 10
+"""Of the share of the eigenbasis."""
 EXPONENT = -0.5
 """Of num_steps, in the size of a step before meta-training."""
 EXPERT_RATE = 0.02
@@ -54,6 +57,7 @@ HEARD = (
     Unit({AGREEMENTS[1]: -1.0, GROWTH: -3.0} | dict.fromkeys(SLOPES[1:6], 0.05), 0.1, -4.0),
     Unit(dict.fromkeys(SLOPES[3:], -1.0), 1.0, -0.5),
     Unit({GROWTH: 1.0}, 0.5, 0.5, DECAY),
+    Unit({AGREEMENTS[1]: -1.0}, 0.1, 5.0, SHARE),
 )
 """The hidden units of the expert."""
 
@@ -68,13 +72,13 @@ class Theta(NamedTuple):
     step: Layer
     """W_0, b_3, their first two columns: inputs -> o_0, o_1, which set the size of step."""
     mix: Layer
-    """The others: inputs -> o_2 … o_9, which set the direction."""
+    """The others: inputs -> o_2 … o_10, which set the direction."""
     own: Layer
     """W_1, b_1: inputs -> hidden."""
     mean: Array
     """W_2: inputs -> hidden."""
     out: Array
-    """W_3: hidden -> 10."""
+    """W_3: hidden -> 11."""
 
 
 def initial(key: Array, hidden: int, rate: float) -> Theta:
@@ -89,7 +93,7 @@ def initial(key: Array, hidden: int, rate: float) -> Theta:
     # exp(EXPONENT (ln(num_steps / 1000))), in units of the input that is ln(num_steps) / 5 - 1.
     slope = 5.0 * EXPONENT
     size = jnp.array([0.0, math.log(rate) - slope * (math.log(1000.0) / 5.0 - 1.0)], jnp.float32)
-    mixture = jnp.array([0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], jnp.float32)
+    mixture = jnp.array([0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], jnp.float32)
     sizes = jnp.zeros((INPUTS, 2), jnp.float32).at[LOG_STEPS, 1].set(slope)
     return Theta(
         jnp.log(jnp.array([1.0, 0.001, 0.02], jnp.float32)),
@@ -105,7 +109,7 @@ def initial(key: Array, hidden: int, rate: float) -> Theta:
 def expert(key: Array, hidden: int) -> Theta:
     """Weights with the constants chosen by hand; `key` and `hidden` as in `initial`."""
     theta = initial(key, hidden, EXPERT_RATE)
-    mixture = jnp.array([0.1, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.05], jnp.float32)
+    mixture = jnp.array([0.1, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.05, 0.0], jnp.float32)
     # Vectors take smaller steps than matrices, and so do kernels of convolutions.
     sizes = theta.step.w.at[RANK[1], 1].set(math.log(0.6)).at[RANK[3], 1].set(math.log(0.5))
     step, mix = Layer(sizes, theta.step.b), theta.mix._replace(b=mixture)

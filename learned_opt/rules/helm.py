@@ -21,6 +21,8 @@ Each update, for x = t / num_steps, the training loss l, and every tensor with n
     c   <- c + clip(o_0, -1, 1) / ((t + 10) ln 10 / 10)                   a drift in nats per decade of time
     eta = exp(c + o_1) ((1 - x)+^exp(s_0) + exp(s_1)) min(1, (t + 1) / (1 + num_steps exp(s_2)))
     e   = sum_k o_{2+k} B_k,   B = g q, M_0 q, M_1 q, M_2 q, M_0 / rms(M_0), M_1 / rms(M_1)
+    e  <- (1 - o_10) e / rms(e) + o_10 N / rms(N),   N = o_2 g + o_3 M_0 + o_4 M_1 + o_5 M_2, for small matrices:
+          divided by its root mean square in the eigenbasis of the gradients (`eigenbasis.py`); 0 <= o_10 <= 1
     E   = e as a matrix (all axes but the last together), its singular values made equal; a vector e is its own E
     d   = (1 - o_8) e / rms(e) + o_8 E / rms(E)
     p   <- p - eta sqrt(mean p^2 + v^2) (d / rms(d) + o_9 p / rms(p))                where R is not zero
@@ -29,9 +31,10 @@ Before meta-training o is constant but for the horizon: relative steps of `rate`
 B_1, with a linear schedule. `expert` has constants chosen by hand, those that did best on the suite `validation`, and
 says in `learned_opt.helm_weights` what it hears. The orthogonalisation is that of Celo2 (`celo2.py`).
 
-Reads the training loss and `num_steps`. Weights: 1,493. State: 4 floats per parameter, 6 per tensor. Fails: where
-tensors that start at zero need steps of an unusual size (v is a guess), where a loss depends very unevenly on the
-entries of one tensor, and where `num_steps` is far too small, since steps end with it.
+Reads the training loss and `num_steps`. Weights: 1,541. State: 4 floats per parameter and 6 per tensor; of small
+matrices 1 to 5 more per parameter. Fails: where tensors that start at zero need steps of an unusual size (v is a
+guess), where a loss depends very unevenly on the entries of one vector, and where `num_steps` is far too small, since
+steps end with it.
 """
 
 import math
@@ -44,8 +47,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int
 
-from learned_opt import fused, helm_weights, loss_slopes
+from learned_opt import eigenbasis, fused, helm_weights, loss_slopes
 from learned_opt.accumulators import Accumulators
+from learned_opt.eigenbasis import Eigenbasis
 from learned_opt.errors import InputError
 from learned_opt.helm_inputs import (
     AGREEMENT,
@@ -93,6 +97,8 @@ class State(NamedTuple):
     losses: LogAverages
     growth: Array
     """G, shape [tensors]."""
+    eigenbasis: Eigenbasis
+    """What N needs."""
 
 
 class Own(NamedTuple):
@@ -101,7 +107,7 @@ class Own(NamedTuple):
     size: Array
     """RMS of its step, in parameter units."""
     mixture: Array
-    """o_2 … o_9."""
+    """o_2 … o_10."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +174,9 @@ class Helm:
             zeros = lambda *shape: jnp.zeros(shape, jnp.float32)
             start = (zeros(n), zeros(n, AGREEMENT.size), progress, unit)
             sizes = (origin(params), jnp.zeros((), bool))
-            return State(jnp.zeros((), jnp.int32), acc, *start, *sizes, loss_slopes.init(), zeros(n))
+            return State(
+                jnp.zeros((), jnp.int32), acc, *start, *sizes, loss_slopes.init(), zeros(n), eigenbasis.init(params)
+            )
 
         def update(
             updates: PyTree, state: Any, params: PyTree = None, *, value: Any = None, **extra: Any
@@ -183,11 +191,10 @@ class Helm:
                 seen = observe(updates, params, state.accumulators, state.t)
                 state, own = steer(theta, state, seen, params, loss, num_steps)
             magnitude = jnp.where(jnp.isfinite(loss), jnp.abs(loss), jnp.inf)
-            steps, (acc, progress) = base.map_tensors(
-                _tensor, None, (state.t, magnitude), own, updates, params, (state.accumulators, state.progress)
-            )
+            each = (state.accumulators, state.progress, state.eigenbasis)
+            steps, each = base.map_tensors(_tensor, None, (state.t, magnitude), own, updates, params, each)
             t = jnp.asarray(optax.safe_increment(state.t))
-            return steps, state._replace(t=t, accumulators=acc, progress=progress)
+            return steps, state._replace(t=t, accumulators=each[0], progress=each[1], eigenbasis=each[2])
 
         return optax.GradientTransformationExtraArgs(init, update)
 
@@ -218,38 +225,43 @@ def steer(theta: Theta, state: State, seen: Seen, params: PyTree, loss: Array, n
     return state._replace(drift=drift), Own(size, o[:, 2:])
 
 
-def _as_matrix(shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """Shape of the matrix that a tensor is read as; None for what has less than two rows or columns."""
-    rows, columns = math.prod(shape[:-1]), shape[-1] if shape else 1
-    return (rows, columns) if min(rows, columns) > 1 else None
-
-
 def _tensor(
-    static: None, shared: tuple[Array, Array], own: Own, g: Array, p: Array, state: tuple[Accumulators, Array]
-) -> tuple[Array, tuple[Accumulators, Array]]:
+    static: None,
+    shared: tuple[Array, Array],
+    own: Own,
+    g: Array,
+    p: Array,
+    state: tuple[Accumulators, Array, Eigenbasis],
+) -> tuple[Array, tuple[Accumulators, Array, Eigenbasis]]:
     del static
     t, magnitude = shared
-    acc, progress = state
+    acc, progress, basis = state
     acc = DECAYS.update(acc, g)
     momenta, r = corrected(t, acc)
     q = inverse_rms(r)
     unit = jax.lax.rsqrt(jnp.mean(r) + TINY)
     inverse = lambda m: jax.lax.rsqrt(jnp.mean(m * m) + SMALL)
     along = [unit * inverse(unit * m) for m in momenta[:2]]
-    o = own.mixture
+    o, matrix = own.mixture, eigenbasis.as_matrix(g.shape)
     # Those of one array together: what multiplies g, M_0, M_1 and M_2.
     factors = (o[0] * q, o[1] * q + o[4] * along[0], o[2] * q + o[5] * along[1], o[3] * q)
     e = sum(f * x for f, x in zip(factors, (g, *momenta), strict=True))
     e = inverse(e) * e
-    if matrix := _as_matrix(e.shape):
+    if any(eigenbasis.sides(g.shape)):
+        basis = eigenbasis.update(basis, g.reshape(matrix))
+        N = o[0] * g + o[1] * momenta[0] + o[2] * momenta[1] + o[3] * momenta[2]
+        N = eigenbasis.precondition(basis, N.reshape(matrix), t).reshape(g.shape)
+        share = jnp.clip(o[8], 0.0, 1.0)
+        e = (1.0 - share) * e + (share * inverse(N)) * N
+        e = inverse(e) * e
+    d = e
+    if matrix:
         E = orthogonalise(e.reshape(matrix)).reshape(e.shape)
         d = (1.0 - o[6]) * e + (o[6] * inverse(E)) * E
         d = inverse(d) * d
-    else:
-        d = e
     p = p.astype(jnp.float32)
     # A tensor that the loss has never depended on stays as it is.
     size = jnp.where(jnp.mean(r) > 0, own.size, 0.0)
     step = -size * (d + (o[7] * jax.lax.rsqrt(jnp.mean(p * p) + TINY)) * p)
     progress = 0.9 * progress + 0.1 * jnp.sum(g * step) / (magnitude + TINY)
-    return step, (acc, progress)
+    return step, (acc, progress, basis)

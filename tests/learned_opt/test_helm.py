@@ -280,6 +280,25 @@ def test_what_is_learned_by_heart_decays():
         np.testing.assert_allclose(decay, expected, rtol=1e-3)
 
 
+@pytest.mark.parametrize(("weight", "share"), [(0.0, 0.0), (5 / 9, 0.5), (5.0, 1.0)])
+def test_the_eigenbasis_has_a_share_where_gradients_contradict_each_other(weight, share):
+    """Agreement is -1. Entries of a gradient that changes its sign become signs, and singular values there one."""
+    expert = RULE.expert(jax.random.key(3))
+    assert expert.out[5, 10] == 5.0
+    theta = without_decay(expert)._replace(out=without_decay(expert).out.at[5, 10].set(weight))
+    u, w = (np.linalg.qr(np.random.default_rng(i).normal(size=(6, 6)))[0] for i in (2, 3))
+    g = ((u * 2.0 ** -np.arange(6.0)) @ w.T).astype(np.float32)
+    gradients = g * (-1.0) ** np.arange(300, dtype=np.float32)[:, None, None]
+    step = last_step(theta, gradients, {"w": jnp.ones((6, 6))}, np.ones(300, np.float32))
+    unit = lambda x: x / np.linalg.norm(x)
+    of = lambda s: unit((1.0 - s) * unit(np.sign(g)) + s * unit(u @ w.T))
+    polar = lambda x: unit(np.linalg.svd(x)[0] @ np.linalg.svd(x)[2])
+    # The iteration leaves singular values between 0.7 and 1.2.
+    found = [float(np.sum(unit(step) * polar(of(s)))) for s in (0.0, 0.5, 1.0)]
+    assert max(found) == found[round(2 * share)] > 0.97
+    assert sorted(found)[1] < 0.965
+
+
 @pytest.mark.parametrize("silent", [0.0, jnp.inf, jnp.nan])
 def test_a_loss_that_says_nothing_leaves_what_was_heard(silent):
     """Where every example of a batch is learned to rounding, and where a loss overflows."""
