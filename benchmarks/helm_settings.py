@@ -62,17 +62,20 @@ def longer(
     return lambda theta: hearing(theta, (ALONG, quick, slow, HEARD[3]._replace(weight=-late), heart, SILENT))
 
 
+def constant(output: int, value: float) -> Callable[[Theta], Theta]:
+    """What an output of the mixture is before any unit adds to it."""
+    return lambda theta: theta._replace(mix=theta.mix._replace(b=theta.mix.b.at[output - SIZE - 1].set(value)))
+
+
 def curved(always: float, weight: float) -> Callable[[Theta], Theta]:
     """The share of the eigenbasis: always, and where 50 updates disagree."""
     units = (*HEARD[:-1], HEARD[-1]._replace(weight=weight))
-    return lambda theta: hearing(
-        theta._replace(mix=theta.mix._replace(b=theta.mix.b.at[SHARE - SIZE - 1].set(always))), units
-    )
+    return both(constant(SHARE, always), lambda theta: hearing(theta, units))
 
 
 def decay(steps: float) -> Callable[[Theta], Theta]:
     """Decay, in steps."""
-    return lambda theta: theta._replace(mix=theta.mix._replace(b=theta.mix.b.at[DECAY - SIZE - 1].set(steps)))
+    return constant(DECAY, steps)
 
 
 def both(one: Callable[[Theta], Theta], other: Callable[[Theta], Theta]) -> Callable[[Theta], Theta]:
