@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from learned_opt.errors import InputError
 from learned_opt.helm_inputs import AGREEMENTS, GROWTH, INPUTS, LOG_STEPS, RANK, SLOPES
 from learned_opt.network import Layer
 from learned_opt.recurrent import initial_linear
@@ -117,8 +118,14 @@ def expert(key: Array, hidden: int) -> Theta:
 
 
 def hearing(theta: Theta, units: tuple[Unit, ...]) -> Theta:
-    """Theta whose first hidden units are these."""
-    n = len(units)
+    """Theta whose first hidden units are these.
+
+    Raises:
+      InputError: it has fewer.
+    """
+    n, hidden = len(units), theta.own.w.shape[1]
+    if hidden < n:
+        raise InputError(f"setting hidden is {hidden}: expected at least {n}, the units that the expert hears with")
     own = theta.own._replace(w=theta.own.w.at[:, :n].set(0.0), b=theta.own.b.at[:n].set(0.0))
     out = theta.out.at[:n].set(0.0)
     for i, unit in enumerate(units):

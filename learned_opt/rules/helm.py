@@ -21,8 +21,8 @@ Each update, for x = t / num_steps, the training loss l, and every tensor with n
     c   <- c + clip(o_0, -1, 1) / ((t + 10) ln 10 / 10)                   a drift in nats per decade of time
     eta = exp(c + o_1) ((1 - x)+^exp(s_0) + exp(s_1)) min(1, (t + 1) / (1 + num_steps exp(s_2)))
     e   = sum_k o_{2+k} B_k,   B = g q, M_0 q, M_1 q, M_2 q, M_0 / rms(M_0), M_1 / rms(M_1)
-    e  <- (1 - o_10) e / rms(e) + o_10 N / rms(N),   N = o_2 g + o_3 M_0 + o_4 M_1 + o_5 M_2, for small matrices:
-          divided by its root mean square in the eigenbasis of the gradients (`eigenbasis.py`); 0 <= o_10 <= 1
+    e  <- (1 - o_10) e / rms(e) + o_10 N / rms(N),   N = o_2 g + o_3 M_0 + o_4 M_1 + o_5 M_2 divided by the
+          root mean square in the eigenbasis of the gradients (`eigenbasis.py` says of which matrices); 0 <= o_10 <= 1
     E   = e as a matrix (all axes but the last together), its singular values made equal; a vector e is its own E
     d   = (1 - o_8) e / rms(e) + o_8 E / rms(E)
     p   <- p - eta sqrt(mean p^2 + v^2) (d / rms(d) + o_9 p / rms(p))                where R is not zero
@@ -31,10 +31,10 @@ Before meta-training o is constant but for the horizon: relative steps of `rate`
 B_1, with a linear schedule. `expert` has constants chosen by hand, those that did best on the suite `validation`, and
 says in `learned_opt.helm_weights` what it hears. The orthogonalisation is that of Celo2 (`celo2.py`).
 
-Reads the training loss and `num_steps`. Weights: 1,541. State: 4 floats per parameter and 6 per tensor; of small
-matrices 1 to 5 more per parameter. Fails: where tensors that start at zero need steps of an unusual size (v is a
-guess), where a loss depends very unevenly on the entries of one vector, and where `num_steps` is far too small, since
-steps end with it.
+Reads the training loss and `num_steps`. Weights: 1,541. State: 4 floats per parameter and 6 per tensor; 1 to 5
+more per parameter where there is an eigenbasis. Fails: where tensors that start at zero need steps of an unusual size
+(v is a guess), where a loss depends very unevenly on the entries of one vector, and where `num_steps` is far too
+small, since steps end with it.
 """
 
 import math
@@ -156,7 +156,7 @@ class Helm:
           theta: weights from `init`, meta-training or a release.
           num_steps: updates that the training run will make; needed.
           network: accepted as all rules do; this rule has no per-parameter network.
-          accumulator_dtype: dtype of m and r; bfloat16 halves the state.
+          accumulator_dtype: dtype of m and r; bfloat16 halves them, not the eigenbasis.
 
         Raises:
           InputError: theta of another rule, or a number of steps that is missing or below 1.
@@ -248,9 +248,9 @@ def _tensor(
     e = sum(f * x for f, x in zip(factors, (g, *momenta), strict=True))
     e = inverse(e) * e
     if any(eigenbasis.sides(g.shape)):
-        basis = eigenbasis.update(basis, g.reshape(matrix))
+        basis = eigenbasis.update(basis, g)
         N = o[0] * g + o[1] * momenta[0] + o[2] * momenta[1] + o[3] * momenta[2]
-        N = eigenbasis.precondition(basis, N.reshape(matrix), t).reshape(g.shape)
+        N = eigenbasis.precondition(basis, N, t)
         share = jnp.clip(o[8], 0.0, 1.0)
         e = (1.0 - share) * e + (share * inverse(N)) * N
         e = inverse(e) * e

@@ -7,6 +7,8 @@ import optax
 import pytest
 
 import learned_opt
+from learned_opt import eigenbasis
+from learned_opt.errors import InputError
 from learned_opt.pretrained import load_pretrained
 
 RULE = learned_opt.Helm()
@@ -297,6 +299,34 @@ def test_the_eigenbasis_has_a_share_where_gradients_contradict_each_other(weight
     found = [float(np.sum(unit(step) * polar(of(s)))) for s in (0.0, 0.5, 1.0)]
     assert max(found) == found[round(2 * share)] > 0.97
     assert sorted(found)[1] < 0.965
+
+
+def test_what_is_divided_in_the_eigenbasis():
+    """The mixture of the gradient and its averages, each by its own output, after two that are not alike."""
+    gradients = jax.random.normal(jax.random.key(0), (2, 5, 4))
+    mixture = (0.3, 0.5, -0.7, 0.2)
+
+    def step(share):
+        start = RULE.init(jax.random.key(3))
+        b = jnp.array([*mixture, 0.0, 0.0, 0.0, 0.0, share], jnp.float32)
+        return last_step(start._replace(mix=start.mix._replace(b=b)), gradients, {"w": jnp.ones((5, 4))}, np.ones(2))
+
+    state = eigenbasis.init(jnp.zeros((5, 4)))
+    for g in gradients:
+        state = eigenbasis.update(state, g)
+    averages = [((1 - d) * (d * gradients[0] + gradients[1])) / (1 - d**2) for d in (0.9, 0.99, 0.999)]
+    N = sum(o * x for o, x in zip(mixture, (gradients[1], *averages), strict=True))
+    expected = eigenbasis.precondition(state, N, jnp.asarray(1))
+    unit = lambda x: np.asarray(x) / np.linalg.norm(x)
+    np.testing.assert_allclose(unit(-step(1.0)), unit(expected), atol=2e-4)
+    np.testing.assert_allclose(unit(-step(0.5)), unit(unit(-step(0.0)) + unit(expected)), atol=2e-4)
+    np.testing.assert_array_equal(step(-1.0), step(0.0))
+    np.testing.assert_array_equal(step(2.0), step(1.0))
+
+
+def test_an_expert_needs_its_units():
+    with pytest.raises(InputError, match="setting hidden is 5: expected at least 6"):
+        learned_opt.Helm(hidden=5).expert(jax.random.key(0))
 
 
 @pytest.mark.parametrize("silent", [0.0, jnp.inf, jnp.nan])
