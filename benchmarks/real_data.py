@@ -49,8 +49,8 @@ def dataset(name: str, train: dict[str, Any], valid: dict[str, Any], classes: in
             return jnp.asarray(array, jnp.float32) / 255
         return jnp.asarray(array, jnp.int32 if np.issubdtype(array.dtype, np.integer) else jnp.float32)
 
-    splits = [Split({key: converted(key, np.asarray(x)) for key, x in of.items()}) for of in (train, valid)]
-    return Dataset(*splits, name, classes)
+    split = lambda of: Split({key: converted(key, np.asarray(x)) for key, x in of.items()})
+    return Dataset(split(train), split(valid), name, classes)
 
 
 def pictures(folder: Path, file: str) -> Dataset:
