@@ -8,7 +8,7 @@ batches. One JSON line a task, horizon and setting, with the final training and 
 is in the file is not run again. The last line has for every setting and horizon, against the first setting, the
 interquartile mean over tasks of the logarithm of the ratio of mean losses, and the tasks that are better and worse by
 more than 0.2 %. Losses below `FLOOR` count as that. `--small` takes problems of `small_problems` and `unseen_problems`
-in place of the suite, and reports what they report.
+in place of the suite, and reports what they report; `--real` those of `real_data`.
 
 The results in helm_settings.jsonl were made while a bound on steps was in force that the rule no longer has, and those
 of the set "decay" with another cosine; docs/meta_training.md says what both were. Helm then had no input G, and
@@ -25,13 +25,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import real_data
 import small_problems
 import unseen_problems
 from scipy import stats
 from whole_run_search import trained
 
 from learned_opt import Helm
-from learned_opt.helm_inputs import AGREEMENTS, GROWTH, SLOPES
+from learned_opt.helm_inputs import AGREEMENTS, GROWTH, SIGNAL, SLOPES, TIME
 from learned_opt.helm_weights import DECAY, HEARD, SHARE, SIZE, Theta, Unit, hearing
 from tasks import suites
 
@@ -78,6 +79,23 @@ def decay(steps: float) -> Callable[[Theta], Theta]:
     return constant(DECAY, steps)
 
 
+def by_heart(*units: Unit, above: float = 0.5, weight: float = 0.5) -> Callable[[Theta], Theta]:
+    """Decay of what is learned by heart: where G is large, and what the units add."""
+    known = HEARD[4]._replace(threshold=above, weight=weight)
+    return lambda theta: hearing(theta, (*HEARD[:4], known, *HEARD[5:], *units))
+
+
+def late(weight: float) -> Unit:
+    """Decay grows after 0.3 of a run."""
+    return Unit({TIME: 1.0}, 0.3, weight, DECAY)
+
+
+def noise(weight: float, factor: float = 1.0) -> tuple[Unit, Unit]:
+    """It does where gradients are noise, which neither contradict each other nor agree; bounded."""
+    of = Unit({TIME: 1.0, SIGNAL[0]: factor}, 0.3 - 1.65 * factor, weight, DECAY)
+    return of, of._replace(threshold=of.threshold + 0.7, weight=-weight)
+
+
 def both(one: Callable[[Theta], Theta], other: Callable[[Theta], Theta]) -> Callable[[Theta], Theta]:
     """One after the other."""
     return lambda theta: other(one(theta))
@@ -115,6 +133,15 @@ SETS: dict[str, dict[str, Callable[[Theta], Theta]]] = {
         "as before": curved(0.0, 0.0),
         "always in the eigenbasis": curved(1.0, 0.0),
         "where 50 updates disagree by 0.1": curved(0.0, 5.0),
+    },
+    "by heart": {
+        "as before": by_heart(),
+        "decay 0.1": decay(0.1),
+        "above G of 0.15": by_heart(above=0.15, weight=0.2),
+        "late": by_heart(late(0.2)),
+        "late noise": by_heart(*noise(0.15)),
+        "more late noise": by_heart(*noise(0.3)),
+        "late noise and above G of 0.15": by_heart(*noise(0.15), above=0.15, weight=0.2),
     },
 }
 """What was compared, in sets; the first of a set is what the others are held against."""
@@ -160,6 +187,7 @@ def main() -> None:
     parser.add_argument("--set", choices=tuple(SETS), default="agreement")
     parser.add_argument("--suite", default="validation")
     parser.add_argument("--small", nargs="+", help="names of small problems")
+    parser.add_argument("--real", type=Path, metavar="FOLDER", help="the tasks of real_data on the arrays there")
     parser.add_argument("--steps", type=int, nargs="+", default=[1000])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--part", type=int, nargs=2, default=(0, 1), help="I N: tasks I, I + N, I + 2 N, …")
@@ -176,8 +204,11 @@ def main() -> None:
         of = small_problems.problems() | unseen_problems.problems()
         wanted = [(x, of[x].steps, lambda thetas, p=of[x]: small_run(p, thetas, args.seeds)) for x in args.small]
     else:
-        tasks = suites.suite(args.suite)[args.part[0] :: args.part[1]]
-        wanted = [(t.name, n, lambda x, t=t, n=n: of_suite(t, x, n)) for t in tasks for n in args.steps]
+        named = {t.name: t for t in suites.suite(args.suite)}
+        if args.real:
+            named = {name: make(args.real) for name, make in real_data.TASKS.items()}
+        tasks = [*named.items()][args.part[0] :: args.part[1]]
+        wanted = [(name, n, lambda x, t=t, n=n: of_suite(t, x, n)) for name, t in tasks for n in args.steps]
     for name, steps, runs in wanted:
         missing = [x for x in settings if (name, steps, x) not in done]
         if not missing:
@@ -192,7 +223,8 @@ def main() -> None:
         print(name, steps, *np.round(losses["train"].mean(1), 5).tolist(), flush=True)
     for name, figures in (found := summary(lines, [*settings])).items():
         print(f"{name:55s} {figures}")
-    print(json.dumps({"suite": "small" if args.small else args.suite, "seeds": args.seeds, **found}))
+    suite = "small" if args.small else "real" if args.real else args.suite
+    print(json.dumps({"suite": suite, "seeds": args.seeds, **found}))
 
 
 if __name__ == "__main__":

@@ -69,8 +69,11 @@ def characters(folder: Path) -> Dataset:
 
 
 def text(folder: Path, file: str) -> Dataset:
-    """Characters; the last tenth is held out."""
-    token = np.unique(np.array(list((folder / "text" / file).read_text("utf-8"))), return_inverse=True)[1].astype(int)
+    """Characters; the last tenth is held out. Names come in order of how frequent they are, and are shuffled."""
+    lines = (folder / "text" / file).read_text("utf-8").splitlines(keepends=True)
+    if file == "names.txt":
+        lines = [lines[i] for i in np.random.default_rng(0).permutation(len(lines))]
+    token = np.unique(np.array([*"".join(lines)]), return_inverse=True)[1].astype(int)
     cut = len(token) * 9 // 10
     return dataset(Path(file).stem, {"token": token[:cut]}, {"token": token[cut:]}, int(token.max()) + 1)
 

@@ -31,8 +31,12 @@ AGREEMENT = np.array((0.9, 0.98), np.float32)
 INPUTS = 22 + loss_slopes.WIDTH
 AGREEMENTS = (1, 2)
 """Places among the inputs of these averages."""
+SIGNAL = (3, 4, 5)
+"""Places among the inputs of ln(S_k) / 2."""
 RANK = {1: 10, 2: 11, 3: 12}
 """Places among the inputs that tell vectors and scalars, matrices, and tensors of more axes apart."""
+TIME = 16
+"""Place of x, the share of the run that is over."""
 LOG_STEPS = 20
 """Place of ln(num_steps) / 5 - 1."""
 SLOPES = tuple(range(21, 21 + loss_slopes.WIDTH))
