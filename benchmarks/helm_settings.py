@@ -204,10 +204,8 @@ def main() -> None:
         of = small_problems.problems() | unseen_problems.problems()
         wanted = [(x, of[x].steps, lambda thetas, p=of[x]: small_run(p, thetas, args.seeds)) for x in args.small]
     else:
-        named = {t.name: t for t in suites.suite(args.suite)}
-        if args.real:
-            named = {name: make(args.real) for name, make in real_data.TASKS.items()}
-        tasks = [*named.items()][args.part[0] :: args.part[1]]
+        named = [*real_data.made(args.real)] if args.real else [(t.name, t) for t in suites.suite(args.suite)]
+        tasks = named[args.part[0] :: args.part[1]]
         wanted = [(name, n, lambda x, t=t, n=n: of_suite(t, x, n)) for name, t in tasks for n in args.steps]
     for name, steps, runs in wanted:
         missing = [x for x in settings if (name, steps, x) not in done]

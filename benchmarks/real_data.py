@@ -11,12 +11,11 @@ ratios of losses (those below `FLOOR` count as that).
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Shaped
 from scipy import stats
@@ -24,7 +23,7 @@ from scipy import stats
 from meta_train.evaluate import budget, contenders
 from meta_train.evaluate.contenders import Contender
 from meta_train.evaluate.sweep import sweep
-from tasks.data import Dataset, Split, resize_images, to_grey
+from tasks.data import Dataset, on_device, resize_images, to_grey
 from tasks.families.autoencoder import Autoencoder, half_loss
 from tasks.families.image_conv import ImageConv
 from tasks.families.image_mlp import ImageMLP
@@ -43,13 +42,13 @@ BASELINES |= {"adamw_cosine": ("adamw", "warmup_cosine")}
 def dataset(name: str, train: dict[str, Any], valid: dict[str, Any], classes: int | None) -> Dataset:
     """Arrays on the device; pictures as shares of 255, with an axis of channels."""
 
-    def converted(key: str, array: np.ndarray) -> Any:
+    def converted(key: str, array: np.ndarray) -> np.ndarray:
         if key == "image":
             array = array if array.ndim == 4 else array[..., None]
-            return jnp.asarray(array, jnp.float32) / 255
-        return jnp.asarray(array, jnp.int32 if np.issubdtype(array.dtype, np.integer) else jnp.float32)
+            return array.astype(np.float32) / 255
+        return array.astype(np.int32 if np.issubdtype(array.dtype, np.integer) else np.float32)
 
-    split = lambda of: Split({key: converted(key, np.asarray(x)) for key, x in of.items()})
+    split = lambda of: on_device({key: converted(key, x) for key, x in of.items()})
     return Dataset(split(train), split(valid), name, classes)
 
 
@@ -176,6 +175,19 @@ wilderness, soil, y), tabular/adult.npz (train_num, train_cat, train_y, test_…
 white_y)."""
 
 
+def made(folder: Path, only: tuple[str, ...] = ("",)) -> Iterator[tuple[str, ModelTask]]:
+    """Tasks whose names begin so, one at a time; prints which are left out because a file is missing."""
+    for name, make in TASKS.items():
+        if not name.startswith(only):
+            continue
+        try:
+            task = make(folder)
+        except FileNotFoundError as e:
+            print(f"{name}: left out, no file {e.filename}", flush=True)
+            continue
+        yield name, task
+
+
 def entrants(optimizer: str) -> dict[str, Contender]:
     """The optimizer with one trial, and the baselines with seven rates each."""
     found = {optimizer: contenders.resolve(optimizer, trials=1)}
@@ -196,18 +208,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[""], help="names of tasks, or beginnings of them")
     parser.add_argument("--out", type=Path, help="adds the lines to a file")
     args = parser.parse_args()
-    rows = []
-    for name, make in TASKS.items():
-        if not name.startswith(tuple(args.only)):
-            continue
-        try:
-            task = make(args.folder)
-        except FileNotFoundError as e:
-            print(f"{name}: left out, no file {e.filename}", flush=True)
-            continue
+    rows, all_entrants = [], entrants(args.optimizer)
+    for name, task in made(args.folder, tuple(args.only)):
         for steps in args.steps:
             row: dict[str, Any] = {"task": name, "steps": steps, "seeds": args.seeds}
-            for label, contender in entrants(args.optimizer).items():
+            for label, contender in all_entrants.items():
                 runs = sweep(task, contender, steps=steps, seeds=args.seeds, seed=0)
                 worst = lambda x: np.nan_to_num(np.asarray(x, float), nan=np.inf).mean(1)
                 train, valid = worst(runs.final_train_loss), worst(runs.valid_losses[:, :, -1])
