@@ -76,7 +76,8 @@ def check_theta(rule: Rule, theta: Any) -> None:
 
 @cache
 def _template(rule: Rule) -> Any:
-    return jax.eval_shape(rule.init, jax.random.key(0))
+    # The key is made inside, or the first program that is traced in a process would make it too, and others not.
+    return jax.eval_shape(lambda: rule.init(jax.random.key(0)))
 
 
 def _shapes(theta: Any) -> dict[str, tuple[int, ...]]:

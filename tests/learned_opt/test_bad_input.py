@@ -201,6 +201,15 @@ def test_theta_in_another_kind_of_tree() -> None:
         base.check_theta(rule, rule.init(jax.random.key(0))._asdict())
 
 
+def test_checking_theta_adds_nothing_to_a_program() -> None:
+    """Or the first program of a process would differ from the same one later, and its results be made again."""
+    rule = learned_opt.SmallFC(hidden=5)  # as in no other test: what it has looked up is kept
+    theta = rule.init(jax.random.key(0))
+    programs = [str(jax.make_jaxpr(lambda t: base.check_theta(rule, t) or t)(theta)) for _ in range(2)]
+    assert programs[0] == programs[1]
+    assert "random" not in programs[0]
+
+
 @pytest.mark.parametrize(
     "mask",
     [None, {"w": True}, {"w": True, "b": "no"}, {"w": True, "b": None}, {"w": np.ones((2, 3)), "b": True}],
