@@ -32,12 +32,11 @@ from scipy import stats
 from whole_run_search import trained
 
 from learned_opt import Helm
-from learned_opt.helm_inputs import AGREEMENTS, GROWTH, SIGNAL, SLOPES, TIME
-from learned_opt.helm_weights import DECAY, HEARD, SHARE, SIZE, Theta, Unit, hearing
+from learned_opt.helm_inputs import AGREEMENTS, GROWTH, SIGNAL, SLOPES
+from learned_opt.helm_weights import DECAY, HEARD, SHARE, SIZE, Theta, Unit, hearing, late
 from tasks import suites
 
 FLOOR = 1e-3
-SILENT = Unit({0: 0.0}, 1.0, 0.0)
 ALONG = Unit({AGREEMENTS[1]: 1.0}, 0.2, 2.0)
 """Steps grow where 50 updates agree."""
 
@@ -45,7 +44,7 @@ ALONG = Unit({AGREEMENTS[1]: 1.0}, 0.2, 2.0)
 def agreement(faster: float, above: float, slower: float = 0.0, below: float = 0.25) -> Callable[[Theta], Theta]:
     """Steps grow with the agreement of gradients over 50 updates, and shrink where 10 updates disagree."""
     units = (ALONG._replace(threshold=above, weight=faster), Unit({AGREEMENTS[0]: -1.0}, below, -slower))
-    return lambda theta: hearing(theta, (*units, SILENT, SILENT, SILENT, SILENT))
+    return lambda theta: hearing(theta, units)
 
 
 def falling(slower: float, late: float) -> Callable[[Theta], Theta]:
@@ -60,7 +59,7 @@ def longer(
     quick = Unit({AGREEMENTS[0]: -1.0, GROWTH: -relief}, 0.25, -4.0)
     slow = Unit({AGREEMENTS[1]: -1.0, GROWTH: -relief} | dict.fromkeys(SLOPES[1:6], slope), 0.1, -slower)
     heart = Unit({GROWTH: 1.0}, 0.5, held, DECAY)
-    return lambda theta: hearing(theta, (ALONG, quick, slow, HEARD[3]._replace(weight=-late), heart, SILENT))
+    return lambda theta: hearing(theta, (ALONG, quick, slow, HEARD[3]._replace(weight=-late), heart))
 
 
 def constant(output: int, value: float) -> Callable[[Theta], Theta]:
@@ -70,7 +69,7 @@ def constant(output: int, value: float) -> Callable[[Theta], Theta]:
 
 def curved(always: float, weight: float) -> Callable[[Theta], Theta]:
     """The share of the eigenbasis: always, and where 50 updates disagree."""
-    units = (*HEARD[:-1], HEARD[-1]._replace(weight=weight))
+    units = (*HEARD[:5], HEARD[5]._replace(weight=weight))
     return both(constant(SHARE, always), lambda theta: hearing(theta, units))
 
 
@@ -82,18 +81,14 @@ def decay(steps: float) -> Callable[[Theta], Theta]:
 def by_heart(*units: Unit, above: float = 0.5, weight: float = 0.5) -> Callable[[Theta], Theta]:
     """Decay of what is learned by heart: where G is large, and what the units add."""
     known = HEARD[4]._replace(threshold=above, weight=weight)
-    return lambda theta: hearing(theta, (*HEARD[:4], known, *HEARD[5:], *units))
+    return lambda theta: hearing(theta, (*HEARD[:4], known, HEARD[5], *units))
 
 
-def late(weight: float) -> Unit:
-    """Decay grows after 0.3 of a run."""
-    return Unit({TIME: 1.0}, 0.3, weight, DECAY)
-
-
-def noise(weight: float, factor: float = 1.0) -> tuple[Unit, Unit]:
-    """It does where gradients are noise, which neither contradict each other nor agree; bounded."""
-    of = Unit({TIME: 1.0, SIGNAL[0]: factor}, 0.3 - 1.65 * factor, weight, DECAY)
-    return of, of._replace(threshold=of.threshold + 0.7, weight=-weight)
+def every(weight: float, slope: float) -> tuple[Unit, Unit]:
+    """As `late`, of the S_0 of each tensor apart and as early in long runs as in short ones."""
+    one, other = late(weight, slope, 0.0, 0.3 - 1.65, 0.0, 0.0)
+    heard = lambda unit: unit._replace(factors=unit.factors | {SIGNAL[0]: 1.0})
+    return heard(one), heard(other)
 
 
 def both(one: Callable[[Theta], Theta], other: Callable[[Theta], Theta]) -> Callable[[Theta], Theta]:
@@ -136,12 +131,23 @@ SETS: dict[str, dict[str, Callable[[Theta], Theta]]] = {
     },
     "by heart": {
         "as before": by_heart(),
-        "decay 0.1": decay(0.1),
+        "decay 0.1": both(by_heart(), decay(0.1)),
         "above G of 0.15": by_heart(above=0.15, weight=0.2),
-        "late": by_heart(late(0.2)),
-        "late noise": by_heart(*noise(0.15)),
-        "more late noise": by_heart(*noise(0.3)),
-        "late noise and above G of 0.15": by_heart(*noise(0.15), above=0.15, weight=0.2),
+        "late": by_heart(late(0.2, 0.0, 0.0, 0.3, 0.0, 0.0)[0]),
+        "late noise": by_heart(every(0.3, 0.0)[0]),
+        "late noise 0.3, at most 20 G": by_heart(*every(0.3, 20.0)),
+        "late noise 0.5, at most 10 G": by_heart(*every(0.5, 10.0)),
+        "late noise 0.5, at most 20 G": by_heart(*every(0.5, 20.0)),
+        "late noise 0.5 of all tensors, at most 20 G": by_heart(
+            *late(0.5, noise=1.0, threshold=-1.35, longer=0.0, early=0.0)
+        ),
+        "late noise 0.7 of all tensors, at most 20 G": by_heart(
+            *late(0.7, noise=1.0, threshold=-1.35, longer=0.0, early=0.0)
+        ),
+        "twice the logarithm of noise": by_heart(*late(0.7, threshold=-3.0, longer=0.0, early=0.0)),
+        "and later in longer runs": by_heart(*late(0.7, threshold=-3.0, longer=0.25, early=0.0)),
+        "not at the start, and a little later in longer runs": by_heart(*late(0.7)),
+        "and half of it": by_heart(*late(0.35)),
     },
 }
 """What was compared, in sets; the first of a set is what the others are held against."""

@@ -37,6 +37,8 @@ RANK = {1: 10, 2: 11, 3: 12}
 """Places among the inputs that tell vectors and scalars, matrices, and tensors of more axes apart."""
 TIME = 16
 """Place of x, the share of the run that is over."""
+EARLY = 19
+"""Place of exp(-(t + 1) / 10)."""
 LOG_STEPS = 20
 """Place of ln(num_steps) / 5 - 1."""
 SLOPES = tuple(range(21, 21 + loss_slopes.WIDTH))

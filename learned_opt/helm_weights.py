@@ -2,18 +2,23 @@
 
 See `learned_opt.rules.helm` for what each does. The expert tells vectors (0.6) and kernels of convolutions (0.5) apart,
 goes along the orthogonalised 0.1 B_0 + B_1, a Muon whose steps are normalised for each tensor, with 0.05 p / rms(p) of
-decay, and has six hidden units that hear whether gradients agree, what longer tensors would gain, and how log |l|
+decay, and has eight hidden units that hear whether gradients agree, what longer tensors would gain, and how log |l|
 falls (f_0 … f_8 of `learned_opt.loss_slopes`). They add to o_1, the logarithm of the size of step,
 
     2 (a_50 - 0.2)+  -  4 (-a_10 - 3 G+ - 0.25)+  -  4 (-a_50 - 3 G+ + (f_1 + … + f_5) / 20 - 0.1)+
         -  (-f_3 - … - f_8 - 1)+ / 2
 
-to the decay (G+ - 0.5)+ / 2, and to the share of the eigenbasis 5 (-a_50 - 0.1)+. A gradient along the last steps says
-that longer ones would have gained more; one against them that they were too long (Baydin et al. 2018,
-arXiv:1703.04782), or that they cross a valley whose floor leads down. In the first case weights have become too large,
-in the second G is positive. Where the loss has fallen to a small share of what it was, what is left asks for small
-steps. Where it would gain most from longer weights, it is learned by heart, and more decay holds them. Where gradients
-go on contradicting the steps, entries taken one by one do not tell walls from floors; the eigenbasis does.
+to the decay (G+ - 0.5)+ / 2 and, with means over tensors,
+
+    0.35 min(20 mean(G+), (x + mean(ln S_0) + 2.9 - 0.15 ln(num_steps / 1000) - 3 e^(-(t + 1) / 10))+)
+
+and to the share of the eigenbasis 5 (-a_50 - 0.1)+. A gradient along the last steps says that longer ones would have
+gained more; one against them that they were too long (Baydin et al. 2018, arXiv:1703.04782), or that they cross a
+valley whose floor leads down. In the first case weights have become too large, in the second G is positive. Where the
+loss has fallen to a small share of what it was, what is left asks for small steps. Where it would gain most from longer
+weights, it is learned by heart, and more decay holds them. Late in a run it does so wherever longer weights gain and
+gradients are noise (of noise alone S_0 is 0.05, along a valley less), since what is then learned is the examples. Where
+gradients go on contradicting the steps, entries taken one by one do not tell walls from floors; the eigenbasis does.
 """
 
 import math
@@ -24,7 +29,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from learned_opt.errors import InputError
-from learned_opt.helm_inputs import AGREEMENTS, GROWTH, INPUTS, LOG_STEPS, RANK, SLOPES
+from learned_opt.helm_inputs import AGREEMENTS, EARLY, GROWTH, INPUTS, LOG_STEPS, RANK, SIGNAL, SLOPES, TIME
 from learned_opt.network import Layer
 from learned_opt.recurrent import initial_linear
 
@@ -50,6 +55,36 @@ class Unit(NamedTuple):
     threshold: float
     weight: float
     output: int = SIZE
+    means: tuple[tuple[int, float], ...] = ()
+    """Place of an input -> factor of its mean over tensors."""
+
+
+def late(
+    weight: float,
+    slope: float = 20.0,
+    noise: float = 2.0,
+    threshold: float = -2.9,
+    longer: float = 0.15,
+    early: float = 3.0,
+) -> tuple[Unit, Unit]:
+    """Decay late in a run of what gradients that are noise still lengthen.
+
+    It is weight times the smaller of slope mean(G+) and
+
+        (x + noise mean(ln S_0) / 2 - longer ln(num_steps / 1000) - early e^(-(t + 1) / 10) - threshold)+
+
+    Args:
+      weight: of it.
+      slope: of G.
+      noise: 0 does not hear S_0.
+      threshold: what time and noise must exceed.
+      longer: how much later it begins in longer runs, which have shrunk more by then.
+      early: keeps the first updates out, when S_0 is that of few gradients.
+    """
+    # ln(num_steps / 1000), in units of the input that is ln(num_steps) / 5 - 1.
+    factors = {TIME: 1.0, LOG_STEPS: -5.0 * longer, EARLY: -early}
+    time = Unit(factors, threshold + longer * (5.0 - math.log(1000.0)), weight, DECAY, ((SIGNAL[0], noise),))
+    return time, time._replace(weight=-weight, means=((SIGNAL[0], noise), (GROWTH, -slope)))
 
 
 HEARD = (
@@ -59,6 +94,7 @@ HEARD = (
     Unit(dict.fromkeys(SLOPES[3:], -1.0), 1.0, -0.5),
     Unit({GROWTH: 1.0}, 0.5, 0.5, DECAY),
     Unit({AGREEMENTS[1]: -1.0}, 0.1, 5.0, SHARE),
+    *late(0.35),
 )
 """The hidden units of the expert."""
 
@@ -118,7 +154,7 @@ def expert(key: Array, hidden: int) -> Theta:
 
 
 def hearing(theta: Theta, units: tuple[Unit, ...]) -> Theta:
-    """Theta whose first hidden units are these.
+    """Theta with these hidden units; the others are silent.
 
     Raises:
       InputError: it has fewer.
@@ -127,9 +163,11 @@ def hearing(theta: Theta, units: tuple[Unit, ...]) -> Theta:
     if hidden < n:
         raise InputError(f"setting hidden is {hidden}: expected at least {n}, the units that the expert hears with")
     own = theta.own._replace(w=theta.own.w.at[:, :n].set(0.0), b=theta.own.b.at[:n].set(0.0))
-    out = theta.out.at[:n].set(0.0)
+    mean, out = theta.mean.at[:, :n].set(0.0), jnp.zeros_like(theta.out)
     for i, unit in enumerate(units):
         places = jnp.array(list(unit.factors), jnp.int32)
         w = own.w.at[places, i].set(jnp.array(list(unit.factors.values()), jnp.float32))
         own, out = Layer(w, own.b.at[i].set(-unit.threshold)), out.at[i, unit.output].set(unit.weight)
-    return theta._replace(own=own, mean=theta.mean.at[:, :n].set(0.0), out=out)
+        for place, factor in unit.means:
+            mean = mean.at[place, i].set(factor)
+    return theta._replace(own=own, mean=mean, out=out)

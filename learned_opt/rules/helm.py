@@ -25,7 +25,7 @@ Each update, for x = t / num_steps, the training loss l, and every tensor with n
           root mean square in the eigenbasis of the gradients (`eigenbasis.py` says of which matrices); 0 <= o_10 <= 1
     E   = e as a matrix (all axes but the last together), its singular values made equal; a vector e is its own E
     d   = (1 - o_8) e / rms(e) + o_8 E / rms(E)
-    p   <- p - eta sqrt(mean p^2 + v^2) (d / rms(d) + o_9 p / rms(p))                where R is not zero
+    p   <- p - eta sqrt(mean p^2 + v^2) (d / rms(d) + o_9 p / rms(p))        where R is not zero; 0 <= o_9 <= 0.3
 
 Before meta-training o is constant but for the horizon: relative steps of `rate` sqrt(1000 / num_steps) along Adam's
 B_1, with a linear schedule. `expert` has constants chosen by hand, those that did best on the suite `validation`, and
@@ -74,6 +74,9 @@ from learned_opt.rules import base
 from learned_opt.rules.celo2 import orthogonalise
 
 PyTree = Any
+
+MOST_DECAY = 0.3
+"""Of o_9: beyond it a tensor can shrink faster than its gradient lengthens it, and does not come back."""
 
 
 class State(NamedTuple):
@@ -262,6 +265,7 @@ def _tensor(
     p = p.astype(jnp.float32)
     # A tensor that the loss has never depended on stays as it is.
     size = jnp.where(jnp.mean(r) > 0, own.size, 0.0)
-    step = -size * (d + (o[7] * jax.lax.rsqrt(jnp.mean(p * p) + TINY)) * p)
+    shrink = jnp.clip(o[7], 0.0, MOST_DECAY)
+    step = -size * (d + (shrink * jax.lax.rsqrt(jnp.mean(p * p) + TINY)) * p)
     progress = 0.9 * progress + 0.1 * jnp.sum(g * step) / (magnitude + TINY)
     return step, (acc, progress, basis)

@@ -49,7 +49,7 @@ def train(theta, scales, factor=1.0):
 
 
 def test_the_first_step_of_the_expert():
-    """t = 0: every direction is sign(g), of a matrix with its singular values made equal, at a known size."""
+    """t = 0: every direction is sign(g), of a matrix its singular values made equal, at a known size, and decay."""
     params = parameters()
     value, gradient = loss(params), jax.grad(loss)(params)
     gradient["w"] = jax.random.normal(jax.random.key(5), (6, 4))  # a matrix of full rank
@@ -57,13 +57,18 @@ def test_the_first_step_of_the_expert():
     steps, _ = opt.update(gradient, opt.init(params), params, value=value)
     schedule = 1.001 / (1 + 0.02 * STEPS)
     typical = np.sqrt(6 * np.mean(params["w"] ** 2))
+    # Of one gradient S_0 is 1 and G a fiftieth of what it says.
+    gains = [np.clip(-jnp.sum(gradient[k] * params[k]) / (4 * value), 0.0, 1.0) / 50 for k in params]
+    time = 2.9 - 0.15 * np.log(STEPS / 1000) - 3.0 * np.exp(-0.1)
+    share = 0.05 + 0.35 * min(20 * np.mean(gains), time)
+    assert 0.05 < share < 0.3
     for name, p in params.items():
         unit = float(value) / (p.size * np.sqrt(np.mean(gradient[name] ** 2)))
         zero = min(0.3 * typical / np.sqrt(6 if p.ndim == 2 else 1), 0.1 * unit)
         size = (
             0.02 * np.sqrt(1000 / STEPS) * (1.0 if p.ndim == 2 else 0.6) * schedule * np.sqrt(np.mean(p**2) + zero**2)
         )
-        decay = 0.05 * size * p / max(np.sqrt(np.mean(p**2)), 1e-12)
+        decay = share * size * p / max(np.sqrt(np.mean(p**2)), 1e-12)
         direction = -(steps[name] + decay)
         if p.ndim == 2:
             assert np.sqrt(np.mean(direction**2)) == pytest.approx(size, rel=1e-3)
@@ -231,15 +236,21 @@ def test_what_the_loss_does_not_depend_on_stays():
     np.testing.assert_array_equal(found["gain"], start["gain"])
 
 
-def last_step(theta, gradients, params, values):
+def last_steps(theta, gradients, params, values, num_steps=1000):
     """The last of the steps with these gradients and losses, at parameters that stay."""
-    opt = RULE.transform(theta, num_steps=1000)
-    one = lambda state, seen: opt.update({"w": seen[0]}, state, params, value=seen[1])[::-1]
-    return jax.jit(lambda: jax.lax.scan(one, opt.init(params), (gradients, jnp.asarray(values)))[1]["w"][-1])()
+    opt = RULE.transform(theta, num_steps=num_steps)
+    one = lambda state, seen: opt.update(seen[0], state, params, value=seen[1])[::-1]
+    run = jax.jit(lambda: jax.lax.scan(one, opt.init(params), (gradients, jnp.asarray(values)))[1])
+    return jax.tree.map(lambda x: x[-1], run())
+
+
+def last_step(theta, gradients, params, values):
+    """That of a single tensor."""
+    return last_steps(theta, {"w": gradients}, params, values)["w"]
 
 
 def without_decay(theta):
-    return theta._replace(mix=theta.mix._replace(b=theta.mix.b.at[7].set(0.0)), out=theta.out.at[4].set(0.0))
+    return theta._replace(mix=theta.mix._replace(b=theta.mix.b.at[7].set(0.0)), out=theta.out.at[:, 9].set(0.0))
 
 
 ALTERNATE = np.where(np.indices((100, 8, 8)).sum(0) % 2, 1.0, -1.0).astype(np.float32)
@@ -265,21 +276,68 @@ def test_a_falling_loss_relieves_a_little():
     assert sizes[1] / sizes[0] == pytest.approx(np.exp(4.0 * 0.005 * (ages[1] - ages[0]) / 20), rel=1e-3)
 
 
+def tangent(p, seed, steps):
+    """Noise orthogonal to p, and what must be added to it for gradients that gain 1 from a longer p."""
+    inward = (p / jnp.sum(p**2))[None]
+    noise = jax.random.normal(jax.random.key(seed), (steps, *p.shape))
+    return noise - jnp.sum(noise * p[None], (1, 2), keepdims=True) * inward, -inward
+
+
+def decay(theta, gradients, params, num_steps):
+    """Of every tensor, in steps."""
+    n = len(jax.tree.leaves(gradients)[0])
+    bare, step = (
+        last_steps(x, gradients, params, np.ones(n, np.float32), num_steps) for x in (without_decay(theta), theta)
+    )
+    rms = lambda x: jnp.sqrt(jnp.mean(x**2))
+    return jax.tree.map(lambda b, s, p: (b - s) / rms(b) / p * rms(p), bare, step, params)
+
+
 def test_what_is_learned_by_heart_decays():
     """G is 1 - 0.98^t of what one step says, at most 1; above 0.5 half of the rest is decay beside the other 0.05."""
     theta, n = RULE.expert(jax.random.key(3)), 200
+    theta = theta._replace(out=theta.out.at[6:].set(0.0))  # not what comes late
     params = {"w": 0.1 + jax.random.normal(jax.random.key(0), (8, 8))}
-    inward = (params["w"] / jnp.sum(params["w"] ** 2))[None]
-    noise = jax.random.normal(jax.random.key(1), (n, 8, 8))
-    noise = noise - jnp.sum(noise * params["w"][None], (1, 2), keepdims=True) * inward
-    for gain in (-8.0, 1.0, 3.0, 40.0):
-        bare, step = (
-            last_step(x, noise - gain * inward, params, np.ones(n, np.float32)) for x in (without_decay(theta), theta)
-        )
-        decay = (bare - step) / (jnp.sqrt(jnp.mean(bare**2)) * params["w"])
-        G = np.clip(gain / 4.0, -1.0, 1.0) * (1.0 - 0.98**n)
-        expected = (0.05 + 0.5 * max(G - 0.5, 0.0)) / np.sqrt(np.mean(params["w"] ** 2))
-        np.testing.assert_allclose(decay, expected, rtol=1e-3)
+    noise, gain = tangent(params["w"], 1, n)
+    for says in (-8.0, 1.0, 3.0, 40.0):
+        G = np.clip(says / 4.0, -1.0, 1.0) * (1.0 - 0.98**n)
+        found = decay(theta, {"w": noise + says * gain}, params, 1000)
+        np.testing.assert_allclose(found["w"], 0.05 + 0.5 * max(G - 0.5, 0.0), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("says", "num_steps", "limit"),
+    [(0.05, 400, "gain"), (0.3, 1000, "noise"), (0.3, 8000, "none"), (3.0, 210, "most"), (-1.0, 210, "none")],
+)
+def test_late_in_a_run_what_noise_lengthens_decays(says, num_steps, limit):
+    """The smaller of 20 mean(G+) and what time and noise say, times 0.35; 0.3 at most."""
+    theta, n = RULE.expert(jax.random.key(3)), 200
+    params = {"a": 0.1 + jax.random.normal(jax.random.key(0), (8, 8)), "b": jnp.ones((5, 7))}
+    noise, gain = tangent(params["a"], 1, n)
+    gradients = {"a": noise + says * gain, "b": 1.5 * tangent(params["b"], 2, n)[0]}
+    m, r, logs = 0.9 ** np.arange(n)[::-1], 0.99 ** np.arange(n)[::-1], []
+    for g in gradients.values():
+        M, R = np.average(g, axis=0, weights=m), np.average(np.square(g), axis=0, weights=r)
+        logs.append(np.log(np.mean(M**2 / (R + 1e-10 * np.mean(R)))))
+    G = np.clip(says / 4.0, 0.0, 1.0) * (1.0 - 0.98**n)
+    time = max((n - 1) / num_steps + np.mean(logs) + 2.9 - 0.15 * np.log(num_steps / 1000), 0.0)
+    added = 0.35 * min(20 * G / 2, time)
+    expected = min(0.05 + 0.5 * max(G - 0.5, 0.0) + added, 0.3)
+    bound = {"gain": 0 < 10 * G < time, "noise": 0 < time < 10 * G, "none": added == 0, "most": expected == 0.3}
+    assert bound[limit]
+    found = decay(theta, gradients, params, num_steps)
+    np.testing.assert_allclose(found["a"], expected, rtol=2e-3)
+    np.testing.assert_allclose(found["b"], min(0.05 + added, 0.3), rtol=2e-3)
+
+
+def test_decay_is_between_zero_and_its_most():
+    theta, g = RULE.init(jax.random.key(3)), jax.random.normal(jax.random.key(0), (2, 5, 4))
+    params = {"w": jnp.ones((5, 4))}
+    to = lambda x: theta._replace(mix=theta.mix._replace(b=theta.mix.b.at[7].set(x)))
+    of = {x: last_step(to(x), g, params, np.ones(2, np.float32)) for x in (-1.0, 0.0, 0.3, 5.0)}
+    np.testing.assert_array_equal(of[-1.0], of[0.0])
+    np.testing.assert_array_equal(of[5.0], of[0.3])
+    assert np.all(of[0.3] < of[0.0])
 
 
 @pytest.mark.parametrize(("weight", "share"), [(0.0, 0.0), (5 / 9, 0.5), (5.0, 1.0)])
@@ -325,8 +383,8 @@ def test_what_is_divided_in_the_eigenbasis():
 
 
 def test_an_expert_needs_its_units():
-    with pytest.raises(InputError, match="setting hidden is 5: expected at least 6"):
-        learned_opt.Helm(hidden=5).expert(jax.random.key(0))
+    with pytest.raises(InputError, match="setting hidden is 7: expected at least 8"):
+        learned_opt.Helm(hidden=7).expert(jax.random.key(0))
 
 
 @pytest.mark.parametrize("silent", [0.0, jnp.inf, jnp.nan])
@@ -342,7 +400,8 @@ def test_a_loss_that_says_nothing_leaves_what_was_heard(silent):
 
 
 def test_steps_shrink_where_the_loss_has_fallen_far():
-    theta, p, t = RULE.expert(jax.random.key(3)), {"w": jnp.ones((8, 8))}, np.arange(400, dtype=np.float32)
+    theta, p = without_decay(RULE.expert(jax.random.key(3))), {"w": jnp.ones((8, 8))}
+    t = np.arange(400, dtype=np.float32)
     g = jax.random.normal(jax.random.key(0), (800, 8, 8))[:400]
     size = lambda rate: float(jnp.sqrt(jnp.mean(last_step(theta, g, p, np.exp(-rate * t)) ** 2)))
     sizes = {rate: size(rate) for rate in (0.0, 0.001, 0.01)}
