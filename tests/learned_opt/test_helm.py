@@ -306,12 +306,19 @@ def test_what_is_learned_by_heart_decays():
 
 
 @pytest.mark.parametrize(
-    ("says", "num_steps", "limit"),
-    [(0.05, 400, "gain"), (0.3, 1000, "noise"), (0.3, 8000, "none"), (3.0, 210, "most"), (-1.0, 210, "none")],
+    ("says", "num_steps", "n", "limit"),
+    [
+        (0.05, 400, 200, "gain"),
+        (0.3, 1000, 200, "noise"),
+        (0.3, 8000, 200, "none"),
+        (3.0, 210, 200, "most"),
+        (-1.0, 210, 200, "none"),
+        (3.0, 1000, 10, "none"),
+    ],
 )
-def test_late_in_a_run_what_noise_lengthens_decays(says, num_steps, limit):
+def test_late_in_a_run_what_noise_lengthens_decays(says, num_steps, n, limit):
     """The smaller of 20 mean(G+) and what time and noise say, times 0.35; 0.3 at most."""
-    theta, n = RULE.expert(jax.random.key(3)), 200
+    theta = RULE.expert(jax.random.key(3))
     params = {"a": 0.1 + jax.random.normal(jax.random.key(0), (8, 8)), "b": jnp.ones((5, 7))}
     noise, gain = tangent(params["a"], 1, n)
     gradients = {"a": noise + says * gain, "b": 1.5 * tangent(params["b"], 2, n)[0]}
@@ -320,7 +327,7 @@ def test_late_in_a_run_what_noise_lengthens_decays(says, num_steps, limit):
         M, R = np.average(g, axis=0, weights=m), np.average(np.square(g), axis=0, weights=r)
         logs.append(np.log(np.mean(M**2 / (R + 1e-10 * np.mean(R)))))
     G = np.clip(says / 4.0, 0.0, 1.0) * (1.0 - 0.98**n)
-    time = max((n - 1) / num_steps + np.mean(logs) + 2.9 - 0.15 * np.log(num_steps / 1000), 0.0)
+    time = max((n - 1) / num_steps + np.mean(logs) + 2.9 - 0.15 * np.log(num_steps / 1000) - 3 * np.exp(-n / 10), 0.0)
     added = 0.35 * min(20 * G / 2, time)
     expected = min(0.05 + 0.5 * max(G - 0.5, 0.0) + added, 0.3)
     bound = {"gain": 0 < 10 * G < time, "noise": 0 < time < 10 * G, "none": added == 0, "most": expected == 0.3}
