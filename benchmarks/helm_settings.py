@@ -86,7 +86,7 @@ def by_heart(*units: Unit, above: float = 0.5, weight: float = 0.5) -> Callable[
 
 def every(weight: float, slope: float) -> tuple[Unit, Unit]:
     """As `late`, of the S_0 of each tensor apart and as early in long runs as in short ones."""
-    one, other = late(weight, slope, 0.0, 0.3 - 1.65, 0.0, 0.0)
+    one, other = late(weight, slope, noise=0.0, threshold=0.3 - 1.65, longer=0.0, early=0.0)
     heard = lambda unit: unit._replace(factors=unit.factors | {SIGNAL[0]: 1.0})
     return heard(one), heard(other)
 
@@ -133,7 +133,7 @@ SETS: dict[str, dict[str, Callable[[Theta], Theta]]] = {
         "as before": by_heart(),
         "decay 0.1": both(by_heart(), decay(0.1)),
         "above G of 0.15": by_heart(above=0.15, weight=0.2),
-        "late": by_heart(late(0.2, 0.0, 0.0, 0.3, 0.0, 0.0)[0]),
+        "late": by_heart(late(0.2, 0.0, noise=0.0, threshold=0.3, longer=0.0, early=0.0)[0]),
         "late noise": by_heart(every(0.3, 0.0)[0]),
         "late noise 0.3, at most 20 G": by_heart(*every(0.3, 20.0)),
         "late noise 0.5, at most 10 G": by_heart(*every(0.5, 10.0)),
