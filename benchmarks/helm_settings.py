@@ -47,19 +47,19 @@ def agreement(faster: float, above: float, slower: float = 0.0, below: float = 0
     return lambda theta: hearing(theta, units)
 
 
-def falling(slower: float, late: float) -> Callable[[Theta], Theta]:
+def falling(slower: float, fallen: float) -> Callable[[Theta], Theta]:
     """Steps also shrink where 50 updates disagree and the loss does not fall, and where it has fallen far."""
-    return longer(0.0, 0.5, 0.0, slower, late)
+    return longer(0.0, 0.5, 0.0, slower, fallen)
 
 
 def longer(
-    relief: float, slope: float, held: float, slower: float = 4.0, late: float = 0.5
+    relief: float, slope: float, held: float, slower: float = 4.0, fallen: float = 0.5
 ) -> Callable[[Theta], Theta]:
     """They shrink less where longer weights would gain and where the loss falls; what is learned by heart decays."""
     quick = Unit({AGREEMENTS[0]: -1.0, GROWTH: -relief}, 0.25, -4.0)
     slow = Unit({AGREEMENTS[1]: -1.0, GROWTH: -relief} | dict.fromkeys(SLOPES[1:6], slope), 0.1, -slower)
     heart = Unit({GROWTH: 1.0}, 0.5, held, DECAY)
-    return lambda theta: hearing(theta, (ALONG, quick, slow, HEARD[3]._replace(weight=-late), heart))
+    return lambda theta: hearing(theta, (ALONG, quick, slow, HEARD[3]._replace(weight=-fallen), heart))
 
 
 def constant(output: int, value: float) -> Callable[[Theta], Theta]:

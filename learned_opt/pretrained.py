@@ -29,7 +29,7 @@ from jaxtyping import Array, Int
 
 from learned_opt import __version__, rules
 from learned_opt.errors import InputError, WeightsError
-from learned_opt.rules.base import Rule
+from learned_opt.rules.base import Rule, template
 
 FORMAT = "learned_opt/1"
 WEIGHTS, CARD = "weights.safetensors", "card.json"
@@ -256,8 +256,8 @@ def _read_weights(folder: Path, card: Mapping[str, Any]) -> dict[str, np.ndarray
 
 
 def _unflatten(rule: Rule, weights: Mapping[str, np.ndarray], folder: Path) -> Any:
-    template = jax.eval_shape(rule.init, jax.random.key(0))
-    expected = {name: tuple(leaf.shape) for name, leaf in _flatten(template).items()}
+    shapes = template(rule)
+    expected = {name: tuple(leaf.shape) for name, leaf in _flatten(shapes).items()}
     found = {name: tuple(leaf.shape) for name, leaf in weights.items()}
     if found != expected:
         odd = sorted({name for name, _ in found.items() ^ expected.items()})[0]
@@ -266,7 +266,7 @@ def _unflatten(rule: Rule, weights: Mapping[str, np.ndarray], folder: Path) -> A
             f"{expected.get(odd, 'none')}; the weights belong to another rule or other settings"
         )
     leaves = [jnp.asarray(weights[name]) for name in expected]
-    return jax.tree.unflatten(jax.tree.structure(template), leaves)
+    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
 def _flatten(theta: Any) -> dict[str, Any]:

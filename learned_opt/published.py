@@ -32,7 +32,7 @@ from learned_opt import containers, rules
 from learned_opt.containers import Tensors, Unreadable, brief
 from learned_opt.errors import InputError, WeightsError
 from learned_opt.published_names import ARCHITECTURES, PIECES, Architecture
-from learned_opt.rules.base import Rule
+from learned_opt.rules.base import Rule, template
 
 LAYOUTS = {"google": "msgpack", "celo": "msgpack", "celo2": "msgpack", "pylo": "safetensors"}
 """Layout -> container of the file."""
@@ -138,7 +138,7 @@ def _convert(
     if "hidden" in sizes:
         sizes["hidden_layers"] = _depth(architecture.names, tensors)
     rule = rules.make_rule(name, {**sizes, **_unstated(name, layout, sizes), **settings})
-    leaves, tree = jax.tree_util.tree_flatten_with_path(jax.eval_shape(rule.init, jax.random.key(0)))
+    leaves, tree = jax.tree_util.tree_flatten_with_path(template(rule))
     theta, read = [], set[str]()
     for path, leaf in leaves:
         ours = jax.tree_util.keystr(path, simple=True, separator="/")

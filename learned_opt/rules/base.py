@@ -60,14 +60,14 @@ def check_theta(rule: Rule, theta: Any) -> None:
     Raises:
       InputError: naming the first leaf that differs.
     """
-    expected, found = _shapes(_template(rule)), _shapes(theta)
+    expected, found = _shapes(template(rule)), _shapes(theta)
     if expected != found:
         odd = sorted({name for name, _ in expected.items() ^ found.items()})[0]
         raise InputError(
             f"theta is not of rule {rule!r}: leaf {odd!r} has shape {found.get(odd, 'none')}, expected "
             f"{expected.get(odd, 'none')}; take theta from this rule's init, or the rule that made it"
         )
-    if jax.tree.structure(_template(rule)) != jax.tree.structure(theta, is_leaf=low_rank.is_leaf):
+    if jax.tree.structure(template(rule)) != jax.tree.structure(theta, is_leaf=low_rank.is_leaf):
         raise InputError(
             f"theta is not of rule {rule!r}: a {type(theta).__name__} with the same leaves, expected the named tuples "
             "that its init makes"
@@ -75,7 +75,8 @@ def check_theta(rule: Rule, theta: Any) -> None:
 
 
 @cache
-def _template(rule: Rule) -> Any:
+def template(rule: Rule) -> Any:
+    """Shapes and dtypes of the weights of a rule, in its tree."""
     # The key is made inside, or the first program that is traced in a process would make it too, and others not.
     return jax.eval_shape(lambda: rule.init(jax.random.key(0)))
 

@@ -182,3 +182,19 @@ def linear(gradients: Any) -> Toy:
         return (seen, t + 1), jnp.sum(g[t].astype(theta.dtype) * seen)
 
     return Toy(lambda theta, key: (jnp.zeros(g.shape[1:], theta.dtype), jnp.int32(0)), step, len(g))
+
+
+@cache
+def cut_gradient() -> float:
+    """Windows of 10, episodes of 15 of `influence_balancing`: the parts 0-10, 10-15, 0-5 and 5-15, each from a
+    constant state. The derivative of s_t from a constant s_0 is d_t = sum over k < t of A^k v."""
+    a = 0.5 * np.eye(23) + 0.5 * np.eye(23, k=1)
+    v = np.where(np.arange(23) < 10, 1.0, -1.0)
+    total = 0.0
+    for first, last in ((0, 10), (10, 15), (0, 5), (5, 15)):
+        state, slope = np.ones(23), np.zeros(23)
+        for t in range(last):
+            state = a @ state + 0.5 * v
+            slope = a @ slope + v if t >= first else slope
+            total += (state[0] - 1.0) * slope[0] if t >= first else 0.0
+    return total
