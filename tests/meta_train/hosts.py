@@ -36,7 +36,7 @@ def start(args: list[str]) -> subprocess.Popen[str]:
     """Python with these arguments and two devices."""
     environment = os.environ | {
         "PYTHONPATH": str(runs.ROOT),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2",
     }
     return subprocess.Popen(
         [sys.executable, *args], env=environment, cwd=runs.ROOT.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
