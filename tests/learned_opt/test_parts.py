@@ -82,7 +82,8 @@ def test_loss_slopes_are_differences_of_weighted_means_of_logarithms(unit: float
     means = weights @ np.log(losses) / weights.sum(1)
     expected = means[:-1] - means[1:]
     assert expected.max() < -0.03 and expected.min() > -1
-    np.testing.assert_allclose(loss_slopes.features(averages, h), expected, atol=2e-5)
+    # Logarithms near -14 are rounded by 5e-7 in each of 120 updates: 6e-5 at worst.
+    np.testing.assert_allclose(loss_slopes.features(averages, h), expected, atol=6e-5)
 
 
 @pytest.mark.parametrize("spike", [1e-20, 1e30])
