@@ -1,13 +1,15 @@
-"""Eighteen more small problems, from which no unit of a release was found: whether it holds elsewhere.
+"""Small problems from which no unit of a release was found: whether it holds elsewhere.
 
     python benchmarks/small_problems.py --unseen
 
-Models as people write them, on raw units, with sums for means, with targets that move: see `small_problems`.
+Models as people write them, on raw units, with sums for means, with targets that move: see
+`small_problems`. Three more are in `fitted_problems`.
 """
 
 from collections.abc import Callable
 from typing import Any
 
+import fitted_problems
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +30,7 @@ def normal(*shape: int, scale: float = 1.0) -> Callable[[Any], Any]:
 
 def problems() -> dict[str, Problem]:
     """All of them."""
-    return {**_tables(), **_science(), **_networks()}
+    return {**_tables(), **_science(), **_networks(), **fitted_problems.problems()}
 
 
 def _tables() -> dict[str, Problem]:

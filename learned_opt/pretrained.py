@@ -204,6 +204,8 @@ def released_folder() -> Path:
 
 def _find(name_or_path: str | os.PathLike[str]) -> Path:
     released = list_pretrained()
+    if not isinstance(name_or_path, str | os.PathLike) or not str(name_or_path):
+        raise WeightsError(f"{name_or_path!r} is no name and no folder: released: {', '.join(released) or 'none'}")
     if str(name_or_path) in released:
         return released_folder() / str(name_or_path)
     path = Path(name_or_path)
@@ -214,7 +216,7 @@ def _find(name_or_path: str | os.PathLike[str]) -> Path:
             f"{path} holds no {CARD}: expected a folder with {WEIGHTS} and {CARD}; a run writes them when it ends, "
             "continue it with the command that began it"
         )
-    near = difflib.get_close_matches(str(name_or_path), released, n=1)
+    near = difflib.get_close_matches(str(name_or_path), released, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"released: {', '.join(released) or 'none'}"
     raise WeightsError(f"no released optimizer and no folder {str(name_or_path)!r}: {hint}")
 

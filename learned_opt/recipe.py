@@ -32,7 +32,8 @@ def chain(
 
     Args:
       optimizer: `from_pretrained(...)`, `rule.transform(...)`, or any whose updates are added to the parameters.
-      learning_rate: factor on the updates, a number or a schedule of the number of updates made.
+      learning_rate: factor on the updates, a number or a schedule of the number of updates made; 1 for hands-free
+        releases, whose steps are whole.
       weight_decay: share of the parameters taken off per update, times the factor.
       mask: which parameters decay: a tree of bool like them, or a function from them to one; all by default.
       clip_norm: largest global norm of the gradient.

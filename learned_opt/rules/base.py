@@ -243,8 +243,14 @@ def map_tensors(
 
 
 def per_tensor(tree: Any, state: PyTree) -> tuple[list[PyTree], Callable[[list[PyTree]], PyTree]]:
-    """Turn a tree of trees of structure `tree` inside out: one entry for each tensor; and the way back."""
+    """Turn a tree of trees of structure `tree` inside out: one entry for each tensor; and the way back.
+
+    Raises:
+      ValueError: its trees have another structure.
+    """
     kinds = jax.tree.structure(state, is_leaf=lambda x: jax.tree.structure(x) == tree)
+    if jax.tree.structure(state) != kinds.compose(tree):
+        raise ValueError(f"the optimizer's state is that of other parameters than {tree}: make it with init(params)")
     split = tree.flatten_up_to(jax.tree.transpose(kinds, tree, state))
     return split, lambda entries: jax.tree.transpose(tree, kinds, tree.unflatten(entries))
 

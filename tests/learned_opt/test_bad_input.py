@@ -231,6 +231,15 @@ def test_gradients_that_are_no_tree_like_the_parameters_are_one_clear_error(rule
     assert "\n" not in str(error.value)
 
 
+@each_rule
+def test_a_state_of_other_parameters_is_one_clear_error(rule: Any, theta: Any) -> None:
+    params, opt = parameters(), rule.transform(theta, num_steps=10)
+    for other in ({"layer": params["layer"]}, params | {"more": jnp.ones(2)}):
+        with pytest.raises(ValueError, match="state is that of other parameters") as error:
+            opt.update(gradients(params), opt.init(other), params, value=LOSS)
+        assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("bad", [1j, "a"], ids=str)
 def test_a_loss_that_is_no_number_is_one_clear_error(bad: Any) -> None:
     params, opt = parameters(), learned_opt.Helm().transform(learned_opt.Helm().init(jax.random.key(0)), num_steps=10)

@@ -81,6 +81,12 @@ def test_unknown_name_suggests_the_nearest() -> None:
     assert "did you mean 'small-fc-digits'" in one_line(error)
 
 
+def test_no_name_lists_the_releases() -> None:
+    with pytest.raises(WeightsError, match="'' is no name and no folder: released: celo2-expert, helm") as error:
+        learned_opt.from_pretrained("")
+    one_line(error)
+
+
 def test_truncated_weights(saved: Path) -> None:
     path = saved / "weights.safetensors"
     path.write_bytes(path.read_bytes()[:-7])
