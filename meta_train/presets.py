@@ -62,7 +62,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "helm": Preset(
         description="Helm's constants, from Adam's direction in relative steps: whole runs of 200 to 1,000 steps on 16 "
-        "tasks of ten families: 1.7 hours on two CPU cores; came within 3 % of the release before that had hidden units",
+        "tasks of ten families: 1.7 hours on two CPU cores; within 3 % of the release without its hidden units",
         config=MetaTrainConfig(
             tasks=TasksConfig(family="deep", samples=16),
             horizon=HorizonConfig(low=200, high=1000),
