@@ -1,4 +1,4 @@
-"""Programs that a test compiles are found again by the next test, and by the processes it starts."""
+"""Numbers of 64 bits; programs that a test compiles are found again by the next, and by the processes it starts."""
 
 import os
 from collections.abc import Iterator
@@ -10,6 +10,13 @@ import runs
 from jax.experimental.compilation_cache import compilation_cache
 
 from meta_train import cli
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Numbers of 64 bits."""
+    with jax.enable_x64(True):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Derivatives, alone and in PES, in float64, against closed forms and jax.grad of a plain loop (U3, U4, U6, U8)."""
 
-from collections.abc import Iterator
 from functools import cache, partial
 from typing import Any
 
@@ -43,13 +42,7 @@ TWO = Design(0.1, np.full((2, 1, 1), 0.1))
 """Two pairs; with eps = sigma each is exact for a quadratic loss."""
 
 
-@pytest.fixture(autouse=True)
-def x64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
-
-
-pytestmark = pytest.mark.quick_compilation
+pytestmark = [pytest.mark.quick_compilation, pytest.mark.usefixtures("x64")]
 
 
 @cache

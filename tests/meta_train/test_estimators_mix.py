@@ -1,6 +1,5 @@
 """Mixtures of derivatives with evolution strategies and guided noise, in float64, against closed forms (U11)."""
 
-from collections.abc import Iterator
 from functools import partial
 
 import jax
@@ -34,13 +33,7 @@ TWO = Design(0.1, np.full((2, 1, 1), 0.1))
 """Two pairs; with eps = sigma each is exact for a quadratic loss."""
 
 
-@pytest.fixture(autouse=True)
-def x64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
-
-
-pytestmark = pytest.mark.quick_compilation
+pytestmark = [pytest.mark.quick_compilation, pytest.mark.usefixtures("x64")]
 
 
 class TestMix:

@@ -1,6 +1,5 @@
 """Objectives, shapings, phases, burn-in, stored noise, devices and diagnostics of the family (U1, U9, U12)."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
@@ -48,13 +47,7 @@ SIGMA = 0.1
 ONE = Design(SIGMA, np.full((1, 1, 1), SIGMA))
 
 
-@pytest.fixture(autouse=True)
-def x64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
-
-
-pytestmark = pytest.mark.quick_compilation
+pytestmark = [pytest.mark.quick_compilation, pytest.mark.usefixtures("x64")]
 
 
 @cache

@@ -4,7 +4,6 @@ Sums of an episode are compared, so estimates (means per counted inner step) are
 """
 
 import itertools
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -41,13 +40,7 @@ es_single, pes, gpes, truncated_es = (
 )
 
 
-@pytest.fixture(autouse=True)
-def x64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
-
-
-pytestmark = pytest.mark.quick_compilation
+pytestmark = [pytest.mark.quick_compilation, pytest.mark.usefixtures("x64")]
 
 
 SIGMA = 0.1
