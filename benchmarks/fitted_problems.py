@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from small_problems import Problem, layers, rows
+from small_problems import Problem, layers, rows, tanh_net
 
 
 def problems() -> dict[str, Problem]:
@@ -59,12 +59,7 @@ def _equation() -> dict[str, Problem]:
     inside, two_pi = jnp.linspace(0.0, 1.0, 64), np.float32(2.0 * np.pi)
 
     def poisson(p: Any, k: Any) -> Any:
-        def u(x: Any) -> Any:
-            h = x[None, None]
-            for w, b in p[:-1]:
-                h = jnp.tanh(h @ w + b)
-            return (h @ p[-1][0] + p[-1][1])[0, 0]
-
+        u = lambda x: tanh_net(p, x[None, None])[0, 0]
         bend = jax.vmap(jax.grad(jax.grad(u)))(inside)
         ends = u(jnp.float32(0.0)) ** 2 + u(jnp.float32(1.0)) ** 2
         return jnp.mean((bend + two_pi**2 * jnp.sin(two_pi * inside)) ** 2) + 100.0 * ends

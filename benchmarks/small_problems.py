@@ -62,6 +62,13 @@ def perceptron(params: list[Any], x: Any) -> Any:
     return x @ params[-1][0] + params[-1][1]
 
 
+def tanh_net(params: list[Any], x: Any) -> Any:
+    """A perceptron's outputs, with tanh."""
+    for w, b in params[:-1]:
+        x = jnp.tanh(x @ w + b)
+    return x @ params[-1][0] + params[-1][1]
+
+
 def cross_entropy(logits: Any, labels: Any) -> Any:
     """Mean over the minibatch."""
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))

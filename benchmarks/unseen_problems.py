@@ -2,8 +2,8 @@
 
     python benchmarks/small_problems.py --unseen
 
-Models as people write them, on raw units, with sums for means, with targets that move: see
-`small_problems`. Three more are in `fitted_problems`.
+Models as people write them, on raw units, with sums for means, with targets that move: see `small_problems`.
+Three more are in `fitted_problems`.
 """
 
 from collections.abc import Callable
@@ -13,14 +13,7 @@ import fitted_problems
 import jax
 import jax.numpy as jnp
 import numpy as np
-from small_problems import Problem, cross_entropy, layers, perceptron, rows, zeros
-
-
-def tanh_net(params: list[Any], x: Any) -> Any:
-    """A perceptron's outputs, with tanh."""
-    for w, b in params[:-1]:
-        x = jnp.tanh(x @ w + b)
-    return x @ params[-1][0] + params[-1][1]
+from small_problems import Problem, cross_entropy, layers, perceptron, rows, tanh_net, zeros
 
 
 def normal(*shape: int, scale: float = 1.0) -> Callable[[Any], Any]:

@@ -204,8 +204,9 @@ def released_folder() -> Path:
 
 def _find(name_or_path: str | os.PathLike[str]) -> Path:
     released = list_pretrained()
+    known = f"released: {', '.join(released) or 'none'}"
     if not isinstance(name_or_path, str | os.PathLike) or not str(name_or_path):
-        raise WeightsError(f"{name_or_path!r} is no name and no folder: released: {', '.join(released) or 'none'}")
+        raise WeightsError(f"{name_or_path!r} is no name and no folder: {known}")
     if str(name_or_path) in released:
         return released_folder() / str(name_or_path)
     path = Path(name_or_path)
@@ -217,7 +218,7 @@ def _find(name_or_path: str | os.PathLike[str]) -> Path:
             "continue it with the command that began it"
         )
     near = difflib.get_close_matches(str(name_or_path), released, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"released: {', '.join(released) or 'none'}"
+    hint = f"did you mean {near[0]!r}?" if near else known
     raise WeightsError(f"no released optimizer and no folder {str(name_or_path)!r}: {hint}")
 
 
